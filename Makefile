@@ -1,0 +1,40 @@
+# Every command sets up what it needs. PYTHON may name another interpreter (3.11 to 3.13).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo dev test test-all check lock setup clean
+
+demo: setup
+	$(BIN)/release-pipeline demo
+
+dev: setup
+	$(BIN)/release-pipeline dev
+
+test: setup
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: setup
+	$(BIN)/pytest -n 2 -m slow
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Without an index address and for every supported Python, so that any mirror can serve it.
+lock: setup
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
+
+setup: $(VENV)/.installed
+
+# The lock is complete, so --no-deps keeps pip from resolving again (and from tripping over extras).
+$(VENV)/.installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) .data

@@ -1,0 +1,95 @@
+"""The second link: the challenger and the champion scored on the same rows; a blocking check."""
+
+import dagster as dg
+
+from release_pipeline.assets.context import ModelContext, failure
+from release_pipeline.errors import ReleasePipelineError
+
+CHECK = "evaluation"
+
+
+def build(model: ModelContext) -> dg.AssetsDefinition:
+    """The asset ``evaluation`` of one model."""
+    spec = model.spec
+    key = model.key("evaluation")
+
+    @dg.asset(
+        key=key,
+        deps=[model.key("logged_model")],
+        partitions_def=model.partitions,
+        group_name=spec.name,
+        kinds={"mlflow"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                CHECK,
+                asset=key,
+                blocking=True,
+                description="Every scorer reaches its threshold and is not worse than the champion's.",
+            )
+        ],
+        description="Challenger against champion on the evaluation set; results on the MLflow run.",
+    )
+    def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        if spec.evaluation.dataset is None:
+            text = "no evaluation.dataset is set: nothing was evaluated"
+            return dg.MaterializeResult(
+                metadata={"rows": 0, "sentence": text},
+                check_results=[dg.AssetCheckResult(passed=True, check_name=CHECK, description=text)],
+            )
+        from release_pipeline.evaluation.comparison import compare, score_model
+        from release_pipeline.evaluation.dataset import read_dataset
+        from release_pipeline.workspace.tracking import need_run
+
+        part = spec.evaluation
+        try:
+            examples = read_dataset(model.folder / spec.evaluation.dataset)
+            parts = model.parts(context)
+            run = need_run(parts.workspace, spec, context.partition_key)
+            challenger = score_model(run.model_uri, examples, part.scorers, model.folder, run_id=run.run_id)
+            version = parts.registry.version_of_alias(spec.promotion.alias) if part.compare_with_champion else None
+            champion = None
+            if version is not None:
+                champion_uri = f"models:/{spec.model.registered_name}/{version}"
+                context.log.info(f"scoring champion version {version} on the same rows")
+                champion = score_model(
+                    champion_uri,
+                    examples,
+                    part.scorers,
+                    model.folder,
+                    run_id=run.run_id,
+                    nested_as=f"champion version {version}",
+                )
+        except ReleasePipelineError as error:
+            raise failure(error) from error
+        results = compare(part, len(examples), challenger, champion)
+        sentence = "; ".join(result.sentence for result in results)
+        metadata: dict[str, dg.MetadataValue | str | int | float] = {
+            "rows": len(examples),
+            "sentence": sentence,
+            "champion_version": version or "none",
+        }
+        for result in results:
+            name = result.scorer.rpartition(":")[2]
+            metadata[f"{name}_challenger"] = result.challenger
+            if result.champion is not None:
+                metadata[f"{name}_champion"] = result.champion
+        passed = all(result.passed for result in results)
+        return dg.MaterializeResult(
+            metadata=metadata,
+            check_results=[
+                dg.AssetCheckResult(
+                    passed=passed,
+                    check_name=CHECK,
+                    severity=dg.AssetCheckSeverity.ERROR,
+                    description=sentence,
+                    metadata={
+                        f"{result.scorer.rpartition(':')[2]}_{what}": value
+                        for result in results
+                        for what, value in (("value", result.challenger), ("bound", result.threshold))
+                        if value is not None
+                    },
+                )
+            ],
+        )
+
+    return evaluation

@@ -1,0 +1,71 @@
+"""The last link: all traffic, verified; then the alias, read back. It re-reads its gate and refuses without it."""
+
+import dagster as dg
+
+from release_pipeline.assets.canary_traffic import look
+from release_pipeline.assets.context import ModelContext, failure
+from release_pipeline.errors import NotAllowed, ReleasePipelineError
+from release_pipeline.gate.verdict import Action as GateAction
+from release_pipeline.report.metadata import canary_metadata
+from release_pipeline.rollout.ledger import Action
+from release_pipeline.rollout.observer import Observed
+from release_pipeline.rollout.parts import Parts
+from release_pipeline.rollout.state import Stage
+
+
+def build(model: ModelContext) -> dg.AssetsDefinition:
+    """The asset ``promoted_alias`` of one model."""
+    spec = model.spec
+
+    @dg.asset(
+        key=model.key("promoted_alias"),
+        deps=[model.key("canary_traffic")],
+        partitions_def=model.partitions,
+        group_name=spec.name,
+        kinds={"databricks", "mlflow"},
+        pool=f"endpoint_{spec.endpoint_name}",
+        description=f"Which version is live: all traffic of {spec.endpoint_name} and the alias {spec.promotion.alias}.",
+    )
+    def promoted_alias(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        release = context.partition_key
+        try:
+            parts = model.parts(context)
+            observed = promote(parts, release)
+        except ReleasePipelineError as error:
+            raise failure(error) from error
+        after = parts.endpoint.read()
+        return dg.MaterializeResult(
+            metadata={
+                **canary_metadata(observed, endpoint_url=f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"),
+                "live_version": observed.release.challenger_version,
+                "alias": spec.promotion.alias,
+                "traffic_percent": 100,
+                "routes": ", ".join(f"{name} {share} %" for name, share in (after.routes if after else {}).items()),
+            }
+        )
+
+    return promoted_alias
+
+
+def promote(parts: Parts, release: str) -> Observed:
+    """Promote ``release`` where its gate has passed, or finish a promotion that was begun.
+
+    Raises:
+        NotAllowed: The gate has not passed; the message is its sentence.
+    """
+    observed = look(parts, release)
+    state = observed.release
+    if state.stage is Stage.PROMOTED and state.open_intent is None:
+        return observed
+    begun = state.open_intent is not None and state.open_intent.action is Action.PROMOTE
+    if not begun and (state.open_intent is not None or state.stage is not Stage.RAMPING):
+        raise NotAllowed(f"release {release} is {state.stage}; only a release at its last step can be promoted.")
+    if not begun and observed.verdict.action is not GateAction.PROMOTE:
+        raise NotAllowed(f"the gate has not passed release {release}: {observed.verdict.sentence}")
+    parts.rollout.promote(
+        release,
+        expected_config=observed.endpoint.config_version if observed.endpoint else 0,
+        evidence_digest=observed.evidence_digest,
+        reason=observed.verdict.sentence,
+    )
+    return observed

@@ -1,0 +1,82 @@
+"""The fourth link: the logged model as a version in Unity Catalog, ready, tagged, alias `challenger`."""
+
+import dagster as dg
+
+from release_pipeline.assets.context import ModelContext, failure
+from release_pipeline.errors import RegistryError, ReleasePipelineError
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_DIGEST, TAG_RELEASE, TAG_STATUS
+from release_pipeline.workspace.tracking import TAG_VERSION, ReleaseRun
+
+READY_SECONDS = 900
+
+
+def build(model: ModelContext) -> dg.AssetsDefinition:
+    """The asset ``registered_version`` of one model."""
+    spec = model.spec
+
+    @dg.asset(
+        key=model.key("registered_version"),
+        deps=[model.key("predeploy_predict")],
+        partitions_def=model.partitions,
+        group_name=spec.name,
+        kinds={"databricks", "mlflow"},
+        description=f"A version of {spec.model.registered_name}, alias {CHALLENGER_ALIAS}.",
+    )
+    def registered_version(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from release_pipeline.workspace.tracking import need_run
+
+        release = context.partition_key
+        try:
+            parts = model.parts(context)
+            run = need_run(parts.workspace, spec, release)
+            version = run.version
+            if version is None:
+                version = _register(spec, run)
+                parts.workspace.mlflow.set_tag(run.run_id, TAG_VERSION, version)
+            parts.registry.tag(
+                version,
+                {
+                    TAG_RELEASE: release,
+                    TAG_DIGEST: run.digest,
+                    TAG_STATUS: "challenger",
+                    "release_pipeline.dagster_run": context.run_id,
+                },
+            )
+            parts.registry.set_alias(CHALLENGER_ALIAS, version)
+        except ReleasePipelineError as error:
+            raise failure(error) from error
+        catalog_path = spec.model.registered_name.replace(".", "/")
+        return dg.MaterializeResult(
+            metadata={
+                "version": version,
+                "registered_name": spec.model.registered_name,
+                "model": dg.MetadataValue.url(
+                    f"{parts.workspace.host}/explore/data/models/{catalog_path}/version/{version}"
+                ),
+            }
+        )
+
+    return registered_version
+
+
+def _register(spec: ReleaseSpec, run: ReleaseRun) -> str:
+    """Register the logged model and wait until the version is ready.
+
+    Raises:
+        RegistryError: The registry refused it, or it did not become ready.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    name = spec.model.registered_name
+    try:
+        version = mlflow.register_model(run.model_uri, name, await_registration_for=READY_SECONDS)
+    except MlflowException as error:
+        raise RegistryError(
+            f"{run.model_uri} could not be registered as {name}: {str(error).splitlines()[0]}; check that the catalog "
+            "and schema exist and that you may USE them and CREATE MODEL there."
+        ) from error
+    if str(version.status) != "READY":
+        raise RegistryError(f"version {version.version} of {name} is {version.status}, not READY; try again later.")
+    return str(version.version)

@@ -1,0 +1,48 @@
+"""From one model's YAML to everything that Dagster loads of it."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from release_pipeline.assets import (
+    canary_traffic,
+    deployed_endpoint,
+    evaluation,
+    logged_model,
+    predeploy_predict,
+    promoted_alias,
+    registered_version,
+)
+from release_pipeline.assets.context import ModelContext
+from release_pipeline.automation.gate_sensor import build_gate_sensor
+from release_pipeline.automation.jobs import build_jobs, job_name
+from release_pipeline.automation.promotion_schedule import build_promotion_schedule
+from release_pipeline.spec import ReleaseSpec
+
+
+def build_release(spec: ReleaseSpec, folder: Path) -> dg.Definitions:
+    """Assets, jobs, the gate sensor and the promotion schedule of one model.
+
+    Args:
+        spec: The validated YAML.
+        folder: The folder of the YAML, where the files that it names lie.
+    """
+    model = ModelContext(spec, folder)
+    chain = (
+        logged_model,
+        evaluation,
+        predeploy_predict,
+        registered_version,
+        deployed_endpoint,
+        canary_traffic,
+        promoted_alias,
+    )
+    jobs = build_jobs(model)
+    by_name = {job.name: job for job in jobs}
+    schedule = build_promotion_schedule(model, by_name[job_name(spec.name, "promote")])
+    return dg.Definitions(
+        assets=[link.build(model) for link in chain],
+        jobs=jobs,
+        sensors=[build_gate_sensor(model, jobs)],
+        schedules=[schedule] if schedule else [],
+    )

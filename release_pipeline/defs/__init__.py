@@ -1,0 +1,1 @@
+"""The releases of this project: one folder per model, each with its `defs.yaml`."""

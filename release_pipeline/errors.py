@@ -1,0 +1,95 @@
+"""Every error that release_pipeline raises on purpose.
+
+    ReleasePipelineError
+    ├── SpecError                  a release's YAML, or a file it names, is wrong
+    │   └── EvaluationSetError     a line of the evaluation set is wrong
+    ├── WorkspaceError             the workspace did not do what was asked
+    │   ├── WorkspaceUnreachable   nothing answers at the workspace's address
+    │   ├── NotConfigured          no host, credentials or warehouse is configured
+    │   ├── StatementFailed        the SQL warehouse refused or failed a statement
+    │   │   └── TableMissing       a table that was read does not exist
+    │   ├── EndpointError          a serving endpoint refused or failed an operation
+    │   │   ├── UpdateInProgress   the endpoint is busy with another update
+    │   │   └── UpdateFailed       the new configuration did not become ready
+    │   └── RegistryError          the model registry refused an operation
+    └── ReleaseError               a release cannot go on
+        ├── ModelInvalid           the model cannot be logged, loaded or used
+        ├── Quarantined            the same code, config and requirements were rejected before
+        ├── NotVerified            a read-back differs from what was written
+        ├── Superseded             the state is no longer the one that was decided on
+        └── NotAllowed             the gate, or the ledger, does not allow the action
+
+Messages are one sentence or two: what is wrong, where, and what to do.
+"""
+
+
+class ReleasePipelineError(Exception):
+    """Base of all errors that are raised on purpose."""
+
+
+class SpecError(ReleasePipelineError):
+    """A release's YAML, or a file that it names, is wrong."""
+
+
+class EvaluationSetError(SpecError):
+    """A line of the evaluation set is wrong."""
+
+
+class WorkspaceError(ReleasePipelineError):
+    """The workspace did not do what was asked."""
+
+
+class WorkspaceUnreachable(WorkspaceError):
+    """Nothing answers at the workspace's address."""
+
+
+class NotConfigured(WorkspaceError):
+    """No host, credentials or warehouse is configured."""
+
+
+class StatementFailed(WorkspaceError):
+    """The SQL warehouse refused or failed a statement."""
+
+
+class TableMissing(StatementFailed):
+    """A table that was read does not exist."""
+
+
+class EndpointError(WorkspaceError):
+    """A serving endpoint refused or failed an operation."""
+
+
+class UpdateInProgress(EndpointError):
+    """The endpoint is busy with another update."""
+
+
+class UpdateFailed(EndpointError):
+    """The new configuration did not become ready."""
+
+
+class RegistryError(WorkspaceError):
+    """The model registry refused an operation."""
+
+
+class ReleaseError(ReleasePipelineError):
+    """A release cannot go on."""
+
+
+class ModelInvalid(ReleaseError):
+    """The model cannot be logged, loaded or used."""
+
+
+class Quarantined(ReleaseError):
+    """The same code, configuration and requirements were rejected before."""
+
+
+class NotVerified(ReleaseError):
+    """A read-back differs from what was written."""
+
+
+class Superseded(ReleaseError):
+    """The state is no longer the one that was decided on."""
+
+
+class NotAllowed(ReleaseError):
+    """The gate, or the ledger, does not allow the action."""

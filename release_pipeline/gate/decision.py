@@ -1,0 +1,257 @@
+"""The rule: evidence and health in, one verdict out.
+
+1. A guard metric that was shown to be worse rolls back, whatever else holds: evidence of harm does not expire.
+2. A fault of the data or of the endpoint holds, by name.
+3. Every required metric shown to be worse by less than its margin (an intersection-union test, so each at ``alpha``
+   without a correction), on this step's traffic alone, after the step's shortest time: advance, or promote at the last.
+4. Anything else holds. A deadline changes what the hold is called, and nothing more.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from release_pipeline.gate.betting import (
+    below_increment,
+    bin_values,
+    log_e_value,
+    noninferiority_increment,
+    requests_left,
+)
+from release_pipeline.gate.evidence import Arms, Bet, Capitals, Counts, EvidenceState
+from release_pipeline.gate.holds import no_data, share_mismatch, unhealthy, updating
+from release_pipeline.gate.verdict import (
+    Action,
+    GoReason,
+    HoldReason,
+    MetricState,
+    MetricVerdict,
+    Signals,
+    Verdict,
+    compared,
+    e_text,
+    percent,
+    points,
+)
+from release_pipeline.spec import Metric, ReleaseSpec
+
+__all__ = [
+    "Action",
+    "GoReason",
+    "HoldReason",
+    "MetricState",
+    "MetricVerdict",
+    "Signals",
+    "Verdict",
+    "decide",
+    "decide_first_release",
+]
+
+#: Rows that the frozen level counts for when the champion's present rate is estimated for ``requests_left``.
+_LEVEL_ROWS: Final = 20
+
+
+def decide(state: EvidenceState, signals: Signals, spec: ReleaseSpec, step: int) -> Verdict:
+    """The verdict on ramp step ``step`` (0 is the first) of a release that has a champion.
+
+    ADVANCE means: go to the next step. PROMOTE takes its place at the last step. Equal arguments give equal verdicts.
+    """
+    metrics = tuple(_compare(state, spec, metric, signals.configured_share, step) for metric in spec.gate.metrics)
+    place = f"step {step + 1} of {len(spec.ramp.steps)} ({percent(signals.configured_share)})"
+    held = (
+        _rolled_back(state, metrics, place)
+        or unhealthy(signals, spec, metrics)
+        or no_data(metrics, place)
+        or share_mismatch(signals, metrics)
+    )
+    if held:
+        return held
+    required = [metric for metric in metrics if metric.required]
+    missing = [metric for metric in required if not metric.shown]
+    if missing:
+        return _undecided(missing, signals, spec, metrics, _leftover(state, missing, step))
+    remaining = signals.step_started_at + spec.ramp.min_step_seconds - signals.now
+    if remaining > 0:
+        sentence = f"Hold: {place} has {remaining:.0f} s of its shortest time of {spec.ramp.min_step_seconds} s to go."
+        return Verdict(Action.HOLD, HoldReason.NOT_ENOUGH, sentence, metrics)
+    for metric in required:
+        if state.metric(metric.name).watermark <= signals.step_started_at:
+            sentence = f"Hold: rows of {metric.name} are complete only up to a time before the start of {place}."
+            return Verdict(Action.HOLD, HoldReason.NOT_ENOUGH, sentence, metrics)
+    action = Action.PROMOTE if step >= len(spec.ramp.steps) - 1 else Action.ADVANCE
+    if not required:
+        sentence = f"{_verb(action)} from {place}: its time is over; no metric is required, so nothing was proven."
+        return Verdict(action, GoReason.NOTHING_REQUIRED, sentence, metrics)
+    return Verdict(action, GoReason.SHOWN, f"{_verb(action)} from {place}: {_proof(required)}.", metrics)
+
+
+def decide_first_release(state: EvidenceState, signals: Signals, spec: ReleaseSpec) -> Verdict:
+    """The verdict on a release without a champion, at 100 % from its start: absolute bounds are all there is.
+
+    A required metric without a bound cannot be shown, so it is not waited for. Without any required bound the release
+    is promoted with the reason NO_BOUNDS as soon as the endpoint is not being updated, and nothing was proven.
+    """
+    metrics = tuple(_bound(state, spec, metric) for metric in spec.gate.metrics)
+    place = "the first release"
+    rolled_back = _rolled_back(state, metrics, place)
+    if rolled_back:
+        return rolled_back
+    required = [metric for metric in metrics if metric.required and metric.bound is not None]
+    if not required:
+        if signals.update_in_progress:
+            return updating(metrics)
+        sentence = (
+            "Promote the first release: there is no champion to compare with and no required metric has an absolute "
+            "bound, so nothing was proven; set gate.metrics.bound to have the first release checked."
+        )
+        return Verdict(Action.PROMOTE, GoReason.NO_BOUNDS, sentence, metrics)
+    held = unhealthy(signals, spec, metrics) or no_data(metrics, place)
+    if held:
+        return held
+    missing = [metric for metric in required if not metric.shown]
+    if missing:
+        return _undecided(missing, signals, spec, metrics, 0)
+    return Verdict(Action.PROMOTE, GoReason.SHOWN, f"Promote {place}: {_proof(required)}.", metrics)
+
+
+def _compare(state: EvidenceState, spec: ReleaseSpec, metric: Metric, share: float, step: int) -> MetricVerdict:
+    """One metric against the champion."""
+    evidence, margin = state.metric(metric.name), metric.margin_at(step)
+    rows, capitals = evidence.seen(step), evidence.account(Bet.NONINFERIORITY).at(step)
+    left = None
+    if 0 < share < 1:
+        rate, per_champion = _expected_rate(rows.champion, state.levels[metric.name]), (1 - share) / share
+        champion, challenger = [per_champion * (1 - rate), per_champion * rate], [1 - rate, rate]
+        growth = noninferiority_increment(champion, challenger, state.levels[metric.name], margin)
+        left = requests_left(capitals, growth, -math.log(spec.gate.alpha))
+    harm = evidence.account(Bet.HARM).carried()
+    return _metric_verdict(spec, metric, rows, harm, capitals, left, margin=margin, bound=None)
+
+
+def _bound(state: EvidenceState, spec: ReleaseSpec, metric: Metric) -> MetricVerdict:
+    """One metric against its absolute bound, if it has one."""
+    evidence = state.metric(metric.name)
+    rows, capitals = Arms((), evidence.seen(0).challenger), evidence.account(Bet.BELOW).at(0)
+    left = None
+    if metric.bound is not None:
+        rate = _expected_rate(rows.challenger, state.levels[metric.name])
+        left = requests_left(capitals, below_increment([1 - rate, rate], metric.bound), -math.log(spec.gate.alpha))
+    above = evidence.account(Bet.ABOVE).carried()
+    return _metric_verdict(spec, metric, rows, above, capitals, left, margin=None, bound=metric.bound)
+
+
+def _metric_verdict(
+    spec: ReleaseSpec,
+    metric: Metric,
+    rows: Arms,
+    harm: Capitals,
+    good: Capitals,
+    left: int | None,
+    *,
+    margin: float | None,
+    bound: float | None,
+) -> MetricVerdict:
+    """The bets on one metric held against their limits; alpha is split over the guards, for harm alone."""
+    harm_e, harm_limit = _e_value(harm), max(1, len(spec.gate.guards)) / spec.gate.alpha
+    good_e, good_limit = _e_value(good), 1 / spec.gate.alpha
+    champion_n, champion_bad = _sums(rows.champion)
+    challenger_n, challenger_bad = _sums(rows.challenger)
+    return MetricVerdict(
+        name=metric.name,
+        kind=metric.kind,
+        guard=metric.guard,
+        required=metric.required,
+        champion_n=champion_n,
+        champion_bad=champion_bad,
+        challenger_n=challenger_n,
+        challenger_bad=challenger_bad,
+        harm_e=harm_e,
+        harm_limit=harm_limit,
+        noninferiority_e=good_e,
+        noninferiority_limit=good_limit,
+        margin=margin,
+        bound=bound,
+        state=_state(harm_e, harm_limit, good_e, good_limit),
+        requests_left=left or None,
+    )
+
+
+def _expected_rate(counts: Counts, level: float) -> float:
+    """The rate that an arm is expected to show from now on: its own, drawn towards the frozen level."""
+    rows, bad = _sums(counts)
+    return (bad + _LEVEL_ROWS * level) / (rows + _LEVEL_ROWS)
+
+
+def _state(harm_e: float, harm_limit: float, good_e: float, good_limit: float) -> MetricState:
+    if harm_e >= harm_limit:
+        return MetricState.WORSE
+    return MetricState.NOT_WORSE if good_e >= good_limit else MetricState.UNDECIDED
+
+
+def _e_value(capitals: Capitals) -> float:
+    """The e-value, at most e^700, which a float still holds."""
+    return math.exp(min(700.0, float(log_e_value(capitals))))
+
+
+def _sums(counts: Counts) -> tuple[int, float]:
+    """Rows, and the sum of their badness."""
+    return (sum(counts), float(bin_values(len(counts)) @ counts)) if counts else (0, 0.0)
+
+
+def _rolled_back(state: EvidenceState, metrics: tuple[MetricVerdict, ...], place: str) -> Verdict | None:
+    for metric in metrics:
+        if metric.guard and metric.harmful:
+            total = state.metric(metric.name).total()
+            worse = "worse than the champion's" if metric.bound is None else f"above {percent(metric.bound)}"
+            sentence = (
+                f"Roll back at {place}: {compared(metric)}; shown to be {worse} over {total.challenger_n} challenger "
+                f"requests of the release (evidence {e_text(metric.harm_e)}, limit {e_text(metric.harm_limit)})."
+            )
+            return Verdict(Action.ROLL_BACK, GoReason.GUARD, sentence, metrics)
+    return None
+
+
+def _leftover(state: EvidenceState, missing: Iterable[MetricVerdict], step: int) -> int:
+    """Challenger rows of the first missing metric that no closed block holds."""
+    return next((state.metric(m.name).leftover(Bet.NONINFERIORITY, step)[1] for m in missing), 0)
+
+
+def _undecided(
+    missing: list[MetricVerdict], signals: Signals, spec: ReleaseSpec, metrics: tuple[MetricVerdict, ...], leftover: int
+) -> Verdict:
+    """Not shown: still hoping before the deadline, a matter for a person after it."""
+    needs = []
+    for metric in missing:
+        aim = f"below {percent(metric.bound)}" if metric.margin is None else f"within {points(metric.margin)}"
+        needs.append(
+            f"{compared(metric)}, not shown to be {aim} (evidence {e_text(metric.noninferiority_e)}, limit "
+            f"{e_text(metric.noninferiority_limit)})"
+        )
+    facts = "; ".join(needs)
+    if signals.now - signals.ramp_started_at > 3600 * spec.ramp.deadline_hours:
+        sentence = (
+            f"Hold: the ramp's deadline of {spec.ramp.deadline_hours:g} h is over: {facts}. A person must decide."
+        )
+        return Verdict(Action.HOLD, HoldReason.INCONCLUSIVE, sentence, metrics)
+    lefts = [metric.requests_left for metric in missing]
+    known = [left for left in lefts if left is not None]
+    if len(known) == len(lefts):
+        outlook = f"About {max(known)} more challenger requests if it is as good as it should be"
+    else:
+        outlook = "More requests alone will not show it at this rate"
+    waiting = f"; {leftover} wait for more champion rows or for late ones" if leftover else ""
+    return Verdict(Action.HOLD, HoldReason.NOT_ENOUGH, f"Hold: {facts}. {outlook}{waiting}.", metrics)
+
+
+def _proof(required: list[MetricVerdict]) -> str:
+    """Why every required metric counts as good enough."""
+    return "; ".join(
+        f"{compared(metric)}, shown to be "
+        + (f"below {percent(metric.bound)}" if metric.margin is None else f"within {points(metric.margin)}")
+        + f" (evidence {e_text(metric.noninferiority_e)}, limit {e_text(metric.noninferiority_limit)})"
+        for metric in required
+    )
+
+
+def _verb(action: Action) -> str:
+    return action.value.capitalize()

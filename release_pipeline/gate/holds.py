@@ -1,0 +1,72 @@
+"""Faults of the data or of the endpoint that hold a release, each by name. None of them stops a rollback."""
+
+import math
+from typing import Final
+
+from release_pipeline.gate.verdict import Action, HoldReason, MetricVerdict, Signals, Verdict, percent
+from release_pipeline.spec import ReleaseSpec
+
+#: The realised share contradicts the configured one only beyond both: standard deviations, and relative difference.
+SHARE_DEVIATIONS: Final = 6.0
+SHARE_DIFFERENCE: Final = 0.5
+
+
+def updating(metrics: tuple[MetricVerdict, ...]) -> Verdict:
+    """The hold while the endpoint applies a configuration."""
+    sentence = "Hold: the endpoint is being updated; wait until it is done."
+    return Verdict(Action.HOLD, HoldReason.UPDATE_IN_PROGRESS, sentence, metrics)
+
+
+def unhealthy(signals: Signals, spec: ReleaseSpec, metrics: tuple[MetricVerdict, ...]) -> Verdict | None:
+    """A hold for the first fault of data or endpoint, the most fundamental first."""
+    table, lag, most = spec.payload_table, signals.lag_seconds, 60 * spec.gate.max_lag_minutes
+    if signals.table_missing:
+        reason = HoldReason.TABLE_MISSING
+        sentence = f"the inference table {table} does not exist; turn it on for endpoint {spec.endpoint_name}."
+    elif signals.table_frozen:
+        reason = HoldReason.TABLE_FROZEN
+        sentence = f"the inference table {table} is older than the endpoint's last request; nothing is logged to it."
+    elif signals.update_in_progress:
+        return updating(metrics)
+    elif signals.unmapped_rows:
+        reason = HoldReason.MAPPING_UNKNOWN
+        sentence = (
+            f"{signals.unmapped_rows} rows of {table} come from a served entity that is neither the champion's nor "
+            "the challenger's; send tracers to learn which it is."
+        )
+    elif lag is not None and lag > most:
+        reason = HoldReason.LAGGING
+        sentence = (
+            f"{table} is {lag / 60:.0f} min behind, more than gate.max_lag_minutes {spec.gate.max_lag_minutes:g}."
+        )
+    else:
+        return None
+    return Verdict(Action.HOLD, reason, f"Hold: {sentence}", metrics)
+
+
+def no_data(metrics: tuple[MetricVerdict, ...], place: str) -> Verdict | None:
+    """A hold if no metric has a challenger row of this step."""
+    if any(metric.challenger_n for metric in metrics):
+        return None
+    sentence = f"Hold: the inference table has no challenger rows of {place} yet; is there traffic?"
+    return Verdict(Action.HOLD, HoldReason.NO_DATA, sentence, metrics)
+
+
+def share_mismatch(signals: Signals, metrics: tuple[MetricVerdict, ...]) -> Verdict | None:
+    """A hold if so many rows went the wrong way that the traffic cannot be split as configured."""
+    share = signals.configured_share
+    if not 0 < share < 1:
+        return None
+    most = max(metrics, key=lambda metric: metric.champion_n + metric.challenger_n)
+    rows = most.champion_n + most.challenger_n
+    realised = most.challenger_n / rows
+    off = abs(realised - share)
+    if off <= SHARE_DEVIATIONS * math.sqrt(share * (1 - share) / rows) or off <= SHARE_DIFFERENCE * min(
+        share, 1 - share
+    ):
+        return None
+    sentence = (
+        f"Hold: the challenger answered {percent(realised)} of {rows} requests where {percent(share)} is configured; "
+        "check the endpoint's traffic split."
+    )
+    return Verdict(Action.HOLD, HoldReason.SHARE_MISMATCH, sentence, metrics)

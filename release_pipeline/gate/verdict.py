@@ -1,0 +1,162 @@
+"""The words of a decision: what goes into it besides evidence, and what comes out, for machines and for people."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """What a release should do next."""
+
+    ADVANCE = "ADVANCE"
+    HOLD = "HOLD"
+    ROLL_BACK = "ROLL_BACK"
+    PROMOTE = "PROMOTE"
+
+
+class HoldReason(StrEnum):
+    """Why a release stays where it is; each has a paragraph in docs/how-the-gate-decides.md."""
+
+    NO_DATA = "NO_DATA"
+    NOT_ENOUGH = "NOT_ENOUGH"
+    LAGGING = "LAGGING"
+    TABLE_MISSING = "TABLE_MISSING"
+    TABLE_FROZEN = "TABLE_FROZEN"
+    MAPPING_UNKNOWN = "MAPPING_UNKNOWN"
+    SHARE_MISMATCH = "SHARE_MISMATCH"
+    UNLOGGED_ERRORS = "UNLOGGED_ERRORS"
+    WAREHOUSE_BUSY = "WAREHOUSE_BUSY"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    OUTSIDE_WINDOW = "OUTSIDE_WINDOW"
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
+    UPDATE_IN_PROGRESS = "UPDATE_IN_PROGRESS"
+    PAUSED = "PAUSED"
+
+
+class GoReason(StrEnum):
+    """Why a release moves."""
+
+    SHOWN = "SHOWN"
+    """Every required metric was shown to be good enough."""
+    NOTHING_REQUIRED = "NOTHING_REQUIRED"
+    """No metric of the gate is required: the step's time was over, and nothing was proven."""
+    NO_BOUNDS = "NO_BOUNDS"
+    """A first release without a required absolute bound: nothing was proven."""
+    GUARD = "GUARD"
+    """A guard metric was shown to be worse, or above its bound."""
+
+
+class MetricState(StrEnum):
+    """What the evidence says of one metric."""
+
+    WORSE = "worse"
+    NOT_WORSE = "not worse"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """Facts about the release's health that the observer passes; the defaults of the first five are healthy."""
+
+    table_missing: bool = False
+    """The inference table does not exist."""
+    table_frozen: bool = False
+    """Its newest row is older than the endpoint's last request: nobody writes to it any more."""
+    unmapped_rows: int = 0
+    """Rows whose served entity is neither the champion's nor the challenger's."""
+    lag_seconds: float | None = None
+    """Delay from a request to its row, as last measured; None if it was never measured."""
+    update_in_progress: bool = False
+    """The endpoint is busy with a configuration update."""
+    configured_share: float
+    """Challenger's share of the traffic as configured, 0 to 1."""
+    now: float
+    """Time of the look, unix seconds."""
+    step_started_at: float
+    """When the traffic of the current step was verified, unix seconds."""
+    ramp_started_at: float
+    """When the first step's was, unix seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricVerdict:
+    """One metric at one look. Counts and rates are those of the current step; harm is carried over all steps."""
+
+    name: str
+    kind: str
+    guard: bool
+    required: bool
+    champion_n: int
+    champion_bad: float
+    """Sum of the badness of the champion's rows: whole for metrics that are good or bad."""
+    challenger_n: int
+    challenger_bad: float
+    harm_e: float
+    """E-value of "worse than tolerated", or "above the bound" without a champion."""
+    harm_limit: float
+    noninferiority_e: float
+    """E-value of "worse by less than the margin", or "below the bound" without a champion."""
+    noninferiority_limit: float
+    margin: float | None
+    """Margin of the current step; None without a champion."""
+    bound: float | None
+    """Absolute bound; None where the champion is the measure, or the metric has none."""
+    state: MetricState
+    requests_left: int | None
+    """Challenger requests until shown, if it is as good as the champion; None if shown or out of reach."""
+
+    @property
+    def champion_rate(self) -> float | None:
+        """Mean badness of the champion's rows; None without rows."""
+        return self.champion_bad / self.champion_n if self.champion_n else None
+
+    @property
+    def challenger_rate(self) -> float | None:
+        """Mean badness of the challenger's rows; None without rows."""
+        return self.challenger_bad / self.challenger_n if self.challenger_n else None
+
+    @property
+    def shown(self) -> bool:
+        """Whether the metric was shown to be good enough."""
+        return self.noninferiority_e >= self.noninferiority_limit
+
+    @property
+    def harmful(self) -> bool:
+        """Whether the metric was shown to be worse."""
+        return self.harm_e >= self.harm_limit
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do, why, and from what."""
+
+    action: Action
+    reason: str
+    """A :class:`HoldReason` where the action is HOLD, else a :class:`GoReason`."""
+    sentence: str
+    """The same for people, with values, limits and numbers of rows."""
+    metrics: tuple[MetricVerdict, ...]
+
+
+def percent(share: float | None) -> str:
+    """A share as people read it: ``1.25 %``; ``no rate`` without rows."""
+    return "no rate" if share is None else f"{100 * share:.3g} %"
+
+
+def points(share: float) -> str:
+    """A difference of shares: ``2 pp``."""
+    return f"{100 * share:.3g} pp"
+
+
+def e_text(value: float) -> str:
+    """An e-value as people read it: three digits, and no more than a million."""
+    return "over a million" if value > 1e6 else f"{value:.3g}"
+
+
+def compared(metric: MetricVerdict) -> str:
+    """The rows of both arms: ``errors is 5 % of 120 challenger requests, champion 1 % of 2300``."""
+    if not metric.challenger_n:
+        return f"{metric.name} has no challenger requests in this step"
+    text = f"{metric.name} is {percent(metric.challenger_rate)} of {metric.challenger_n} challenger requests"
+    if metric.margin is None:
+        return text
+    return f"{text}, champion {percent(metric.champion_rate)} of {metric.champion_n}"

@@ -1,0 +1,74 @@
+"""Who may speak to the local workspace: every request carries its token, as a bearer or as a basic password."""
+
+import base64
+import binascii
+import hmac
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Presigned links carry a signature of their own and are fetched without the token by every client.
+_OPEN_PATHS = ("/.well-known/databricks-config",)
+_OPEN_PREFIXES = ("/presigned/",)
+_REFUSAL = b'{"error_code":"UNAUTHENTICATED","message":"Credential was not sent or is not valid."}'
+
+
+class TokenAuth:
+    """Answers 401 to every HTTP request without the token, before anything of it is read.
+
+    Accepted are ``Authorization: Bearer <token>`` and, as the service does, basic authentication as the user
+    ``token`` with the token as its password. The comparison takes the same time for every wrong token.
+    """
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers 401."""
+        if scope["type"] != "http" or _is_open(scope["path"]) or self._accepts(scope["headers"]):
+            await self._app(scope, receive, send)
+            return
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_REFUSAL)).encode())]
+        await send({"type": "http.response.start", "status": 401, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else _REFUSAL})
+
+    def _accepts(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        credential = next((value for name, value in headers if name == b"authorization"), b"")
+        scheme, _, rest = credential.partition(b" ")
+        given = b""
+        if scheme.lower() == b"bearer":
+            given = rest.strip()
+        elif scheme.lower() == b"basic":
+            try:
+                user, _, password = base64.b64decode(rest, validate=True).partition(b":")
+            except binascii.Error:
+                return False
+            given = password if user == b"token" else b""
+        # An empty token would be sent by everybody; it opens nothing.
+        return bool(given) and hmac.compare_digest(given, self._token)
+
+
+class WorkspaceIdHeader:
+    """Adds ``x-databricks-org-id`` to every answer; mlflow reads the workspace's id from it."""
+
+    def __init__(self, app: ASGIApp, workspace_id: str) -> None:
+        self._app = app
+        self._header = (b"x-databricks-org-id", workspace_id.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on and the answer back with the header."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), self._header]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN_PATHS or path.startswith(_OPEN_PREFIXES)

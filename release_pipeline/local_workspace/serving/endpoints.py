@@ -1,0 +1,281 @@
+"""The life cycle of serving endpoints.
+
+An update is stored before it is acknowledged. The active configuration serves until every entity of the pending one
+is ready; then the record is stored, the routing table is exchanged between two requests, and processes that are no
+longer named end after their last answer.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from release_pipeline.local_workspace.errors import AlreadyExists, ApiError, Conflict, InvalidParameter, NotFound
+from release_pipeline.local_workspace.serving.configuration import NAME, EndpointConfig, parse_config
+from release_pipeline.local_workspace.serving.endpoint import Endpoint
+from release_pipeline.local_workspace.serving.gateway import inference_table, rate_limit
+from release_pipeline.local_workspace.serving.inference_log import InferenceLog
+from release_pipeline.local_workspace.serving.router import Router
+from release_pipeline.local_workspace.serving.supervisor import ScoringProcess, remove_logs
+from release_pipeline.local_workspace.state.endpoints import (
+    IN_PROGRESS,
+    NOT_UPDATING,
+    UPDATE_FAILED,
+    EndpointRecord,
+    EndpointStore,
+)
+
+if TYPE_CHECKING:
+    from release_pipeline.local_workspace.app import LocalWorkspace
+
+logger = logging.getLogger(__name__)
+
+SHUTDOWN_DRAIN_SECONDS = 5.0
+
+
+class ServingEndpoints:
+    """All endpoints of a workspace. Runs in the server's event loop; changes are made one at a time."""
+
+    def __init__(self, workspace: "LocalWorkspace") -> None:
+        self._workspace = workspace
+        self._settings = workspace.settings
+        self._store = EndpointStore(workspace.database)
+        self._log = InferenceLog(self._settings.data_dir / "inference_log", workspace.sql, self._settings.faults)
+        self._changes = asyncio.Lock()
+        self._background: set[asyncio.Task[None]] = set()
+        self.endpoints: dict[str, Endpoint] = {}
+        self.router = Router(self.endpoints, self._settings)
+
+    async def start(self) -> None:
+        """Bring back what was stored: processes of active configurations, and updates that were under way."""
+        await self.router.start()
+        self._log.start()
+        for record in await asyncio.to_thread(self._store.load):
+            endpoint = self.endpoints[record.name] = Endpoint(record)
+            self._apply_gateway(endpoint)
+            if record.config is not None:
+                for entity in record.config.entities:
+                    self._process(endpoint, record.config, entity.id).start(recovering=True)
+                endpoint.activate()
+            if record.config_update == IN_PROGRESS:
+                self._begin_update(endpoint)
+
+    async def stop(self) -> None:
+        """End all scoring processes and flush the inference log; stored state stays."""
+        tasks = [e.update for e in self.endpoints.values() if e.update is not None] + list(self._background)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        processes = [process for e in self.endpoints.values() for process in e.processes.values()]
+        await asyncio.gather(*(process.stop(SHUTDOWN_DRAIN_SECONDS) for process in processes))
+        await self.router.stop()
+        await self._log.stop()
+
+    def get(self, name: str) -> Endpoint:
+        """The endpoint of that name.
+
+        Raises:
+            NotFound: There is none.
+        """
+        if name not in self.endpoints:
+            raise NotFound(f"Endpoint with name '{name}' does not exist.")
+        return self.endpoints[name]
+
+    def by_id(self, endpoint_id: str) -> Endpoint:
+        """The endpoint of that id, which is what permissions go by.
+
+        Raises:
+            NotFound: There is none.
+        """
+        for endpoint in self.endpoints.values():
+            if endpoint.record.id == endpoint_id:
+                return endpoint
+        raise NotFound(f"Serving endpoint with id '{endpoint_id}' does not exist.")
+
+    def view(self, endpoint: Endpoint) -> dict[str, Any]:
+        """The endpoint as the API shows it."""
+        return endpoint.view(self._settings.url)
+
+    async def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an endpoint and begin to deploy its first configuration; the endpoint as the API shows it."""
+        name = str(body.get("name") or "")
+        if not NAME.fullmatch(name):
+            raise InvalidParameter(
+                f"Endpoint name {name!r}: use letters, digits, '-' and '_', at most 63, no '-' or '_' at the ends."
+            )
+        async with self._changes:
+            if name in self.endpoints:
+                raise AlreadyExists(f"Endpoint with name '{name}' already exists.", status=409)
+            now = _now_ms()
+            record = EndpointRecord(name, self._settings.user_name, now, now)
+            record.description = str(body.get("description") or "")
+            record.tags = {str(tag["key"]): str(tag.get("value", "")) for tag in body.get("tags") or []}
+            record.pending = await self._read_config(body.get("config") or {}, record)
+            record.last_version = record.pending.version
+            record.config_update = IN_PROGRESS
+            endpoint = Endpoint(record)
+            if body.get("rate_limits"):
+                record.ai_gateway["rate_limits"] = body["rate_limits"]
+            await self._set_gateway(endpoint, record.ai_gateway | dict(body.get("ai_gateway") or {}))
+            await self.save(endpoint)
+            self.endpoints[name] = endpoint
+            self._begin_update(endpoint)
+            return self.view(endpoint)
+
+    async def update_config(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin to replace the configuration as a whole; the endpoint as the API shows it.
+
+        Raises:
+            Conflict: An update is in progress.
+        """
+        async with self._changes:
+            endpoint = self.get(name)
+            record = endpoint.record
+            if record.config_update == IN_PROGRESS:
+                raise Conflict(f"Endpoint '{name}' is being updated; wait until that update is done.")
+            pending = await self._read_config(body, record)
+            failed, record.pending = record.pending, pending
+            record.config_update, record.failures, record.last_version = IN_PROGRESS, {}, pending.version
+            await self.save(endpoint)
+            self._remove_logs(endpoint, failed)
+            self._begin_update(endpoint)
+            return self.view(endpoint)
+
+    async def change_tags(self, name: str, add: Mapping[str, str], delete: list[str]) -> dict[str, str]:
+        """Remove tags, then set tags, so a key in both ends up set; all tags."""
+        async with self._changes:
+            endpoint = self.get(name)
+            kept = {key: value for key, value in endpoint.record.tags.items() if key not in delete}
+            endpoint.record.tags = kept | dict(add)
+            await self.save(endpoint)
+            return endpoint.record.tags
+
+    async def change_gateway(self, name: str, gateway: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace the AI Gateway settings; the settings."""
+        async with self._changes:
+            endpoint = self.get(name)
+            await self._set_gateway(endpoint, dict(gateway))
+            await self.save(endpoint)
+            return endpoint.record.ai_gateway
+
+    async def save(self, endpoint: Endpoint) -> None:
+        """Store the endpoint's record."""
+        endpoint.record.updated_ms = _now_ms()
+        await asyncio.to_thread(self._store.save, endpoint.record)
+
+    async def delete(self, name: str) -> None:
+        """Forget an endpoint at once and end its processes after their last answers."""
+        async with self._changes:
+            endpoint = self.get(name)
+            if endpoint.update is not None:
+                endpoint.update.cancel()
+                await asyncio.gather(endpoint.update, return_exceptions=True)
+            await asyncio.to_thread(self._store.delete, name)
+            del self.endpoints[name]
+            failed, endpoint.record.config, endpoint.record.pending = endpoint.record.pending, None, None
+            self._forget(endpoint)
+            self._remove_logs(endpoint, failed)
+
+    async def _read_config(self, body: Mapping[str, Any], record: EndpointRecord) -> EndpointConfig:
+        config = parse_config(
+            body,
+            version=record.last_version + 1,
+            creator=self._settings.user_name,
+            now_ms=_now_ms(),
+            active=record.config,
+        )
+        for entity in config.entities:
+            version = await asyncio.to_thread(
+                self._workspace.registry.get_version, entity.entity_name, entity.entity_version
+            )
+            if version is None:
+                raise NotFound(f"Version {entity.entity_version} of model '{entity.entity_name}' does not exist.")
+            if version.status != "READY":
+                raise InvalidParameter(
+                    f"Version {entity.entity_version} of model '{entity.entity_name}' is {version.status}; "
+                    "wait until it is READY."
+                )
+        return config
+
+    async def _set_gateway(self, endpoint: Endpoint, gateway: dict[str, Any]) -> None:
+        name = endpoint.record.name
+        table, before = inference_table(gateway, name), inference_table(endpoint.record.ai_gateway, name)
+        if table and before and table != before:
+            raise InvalidParameter("Disable the inference table before you give it another catalog, schema or prefix.")
+        rate_limit(gateway)
+        if table:
+            try:
+                await asyncio.to_thread(self._workspace.sql.create_inference_table, table)
+            except ApiError:
+                raise
+            except Exception as error:
+                raise InvalidParameter(f"The inference table {table} cannot be created: {error}") from error
+        endpoint.record.ai_gateway = gateway
+        self._apply_gateway(endpoint)
+
+    def _apply_gateway(self, endpoint: Endpoint) -> None:
+        gateway = endpoint.record.ai_gateway
+        table = inference_table(gateway, endpoint.record.name)
+        endpoint.log = self._log.table(table) if table else None
+        endpoint.limit = rate_limit(gateway)
+
+    def _process(self, endpoint: Endpoint, config: EndpointConfig, entity_id: str) -> ScoringProcess:
+        entity = next(entity for entity in config.entities if entity.id == entity_id)
+        path = self._workspace.registry.version_path(entity.entity_name, entity.entity_version)
+        process = ScoringProcess(self._settings, endpoint.record.name, entity, path)
+        endpoint.processes[entity_id] = process
+        return process
+
+    def _begin_update(self, endpoint: Endpoint) -> None:
+        endpoint.update = asyncio.create_task(self._update(endpoint))
+
+    async def _update(self, endpoint: Endpoint) -> None:
+        record = endpoint.record
+        pending = record.pending
+        assert pending is not None
+        new = [
+            self._process(endpoint, pending, entity.id)
+            for entity in pending.entities
+            if entity.id not in endpoint.processes
+        ]
+        for process in new:
+            process.start()
+        await asyncio.sleep(self._settings.faults.update_seconds)
+        outcomes = await asyncio.gather(*(process.settled() for process in new))
+        async with self._changes:
+            if all(outcomes):
+                record.config, record.pending, record.config_update = pending, None, NOT_UPDATING
+                await self.save(endpoint)
+                endpoint.activate()
+            else:
+                record.config_update = UPDATE_FAILED
+                record.failures = {
+                    process.entity.id: process.message for process, well in zip(new, outcomes, strict=True) if not well
+                }
+                await self.save(endpoint)
+            self._forget(endpoint)
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        """End processes that nothing needs: of entities no longer named, and of an update that failed."""
+        record = endpoint.record
+        active = {entity.id for entity in record.config.entities} if record.config else set()
+        for entity_id in endpoint.processes.keys() - active:
+            process = endpoint.processes.pop(entity_id)
+            task = asyncio.create_task(self._end(process, keep_logs=entity_id in endpoint.entity_ids()))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    def _remove_logs(self, endpoint: Endpoint, failed: EndpointConfig | None) -> None:
+        for entity in failed.entities if failed else ():
+            if entity.id not in endpoint.entity_ids() and entity.id not in endpoint.processes:
+                remove_logs(self._settings.data_dir, entity)
+
+    async def _end(self, process: ScoringProcess, *, keep_logs: bool) -> None:
+        await process.stop()
+        if not keep_logs:
+            remove_logs(self._settings.data_dir, process.entity)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,150 @@
+"""A model in a scoring process: loaded with mlflow, asked with the bodies of requests.
+
+Bodies are read as mlflow's scoring server reads them (``dataframe_records``, ``dataframe_split``, ``inputs``,
+``instances``, and the unwrapped ``input`` / ``messages`` of agents), so a model that scores there scores here.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel, scoring_server
+from mlflow.pyfunc.context import Context, set_prediction_context
+
+from release_pipeline.local_workspace.serving.redaction import describe, redact
+from release_pipeline.local_workspace.serving.worker_protocol import WorkerOrder
+
+# Fields that the platform reads and a model's schema does not know.
+PLATFORM_FIELDS = ("client_request_id", "databricks_options")
+
+_request_id: ContextVar[str | None] = ContextVar("databricks_request_id", default=None)
+
+
+class ScoringError(Exception):
+    """A request that gets an error instead of an answer."""
+
+    def __init__(self, status: int, error_code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error_code": error_code, "message": message}
+
+
+class ServedModel:
+    """A loaded model and how requests to it are traced."""
+
+    def __init__(self, model: PyFuncModel, order: WorkerOrder) -> None:
+        self._model = model
+        self._order = order
+        self._input_schema = model.metadata.get_input_schema()  # type: ignore[no-untyped-call]
+        parameters = model.metadata.get_params_schema()  # type: ignore[no-untyped-call]
+        self._parameters = {parameter.name for parameter in parameters.params} if parameters else set()
+        self._returns_request_id = os.environ.get("RETURN_REQUEST_ID_IN_RESPONSE", "").lower() == "true"
+
+    def predict(self, body: dict[str, Any] | bytes, content_type: str, request_id: str) -> bytes:
+        """Answer one request; JSON. A body that is not JSON (CSV, Parquet) is given as bytes.
+
+        Raises:
+            ScoringError: The body does not fit the model, or the model raised.
+        """
+        data = {k: v for k, v in body.items() if k not in PLATFORM_FIELDS} if isinstance(body, dict) else body
+        try:
+            with self._request(request_id):
+                answer = scoring_server.invocations(data, content_type, self._model, self._input_schema)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            raise _scoring_error(error) from error
+        if answer.status != 200:
+            raise ScoringError(answer.status, "BAD_REQUEST", answer.response)
+        text: str = answer.response
+        if self._returns_request_id and text.startswith("{"):
+            document = json.loads(text)
+            document.setdefault("databricks_output", {})["databricks_request_id"] = request_id
+            text = json.dumps(document)
+        return text.encode()
+
+    def predict_stream(self, body: dict[str, Any], request_id: str) -> Iterator[bytes]:
+        """Events of one streamed answer, JSON each. Iterate in one thread: the trace is bound to it.
+
+        Raises:
+            ScoringError: As `predict`, and after any number of events.
+        """
+        data = {k: v for k, v in body.items() if k not in PLATFORM_FIELDS and k not in self._parameters}
+        parameters = {k: v for k, v in body.items() if k in self._parameters} or None
+        try:
+            with self._request(request_id):
+                for event in self._model.predict_stream(data, params=parameters):
+                    yield json.dumps(event).encode()
+        except NotImplementedError as error:
+            raise ScoringError(400, "BAD_REQUEST", "The model does not support streaming.") from error
+        except Exception as error:
+            raise _scoring_error(error) from error
+
+    def close(self) -> None:
+        """Send the traces that wait for a batch."""
+        if self._order.traced:
+            mlflow.flush_trace_async_logging()
+
+    def _request(self, request_id: str) -> AbstractContextManager[None]:
+        return _traced(self._order, request_id) if self._order.traced else nullcontext()
+
+
+class _traced:
+    """Marks every trace that starts inside with what serves it and with the id of the request."""
+
+    def __init__(self, order: WorkerOrder, request_id: str) -> None:
+        self._request_id = request_id
+        self._labels = mlflow.tracing.context(
+            metadata={
+                "endpoint_name": order.endpoint,
+                "served_entity_name": order.entity,
+                "model_name": order.model_name,
+                "model_version": order.model_version,
+            }
+        )
+        self._prediction = set_prediction_context(Context(request_id=request_id, endpoint_name=order.endpoint))
+
+    def __enter__(self) -> None:
+        self._token = _request_id.set(self._request_id)
+        self._labels.__enter__()
+        self._prediction.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._prediction.__exit__(*error)
+        self._labels.__exit__(*error)
+        _request_id.reset(self._token)
+
+
+def load_served_model(order: WorkerOrder) -> ServedModel:
+    """Load the model in this process and turn tracing on or off for it."""
+    if order.traced:
+        mlflow.tracing.configure(span_processors=[_set_client_request_id])
+    else:
+        # Spans that nobody reads cost an agent about half of its throughput.
+        mlflow.tracing.disable()
+    return ServedModel(mlflow.pyfunc.load_model(order.model_path), order)
+
+
+def _set_client_request_id(span: Any) -> None:
+    from mlflow.tracing.trace_manager import InMemoryTraceManager
+
+    request_id = _request_id.get()
+    if request_id is None or span.parent_id is not None:
+        return
+    with InMemoryTraceManager.get_instance().get_trace(span.trace_id) as trace:  # type: ignore[no-untyped-call]
+        if trace is not None:
+            trace.info.client_request_id = request_id
+
+
+def _scoring_error(error: Exception) -> ScoringError:
+    if not isinstance(error, MlflowException):
+        return ScoringError(400, "BAD_REQUEST", describe(error))
+    cause = error.__context__
+    if error.error_code == "BAD_REQUEST" and cause is not None and not isinstance(cause, MlflowException):
+        return ScoringError(
+            400, "BAD_REQUEST", f"Encountered an unexpected error while evaluating the model. {describe(cause)}"
+        )
+    return ScoringError(error.get_http_status_code(), error.error_code, redact(error.message))  # type: ignore[no-untyped-call]

@@ -1,0 +1,274 @@
+"""The way of a request: an entity by weight, its scoring process, a row for the inference table, the answer.
+
+The path of every request, so it does little: the body is passed on as it came, and only looked into when it carries
+a ``client_request_id``.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from release_pipeline.local_workspace.errors import NotFound
+from release_pipeline.local_workspace.serving.endpoint import NOT_THERE, Endpoint
+from release_pipeline.local_workspace.serving.inference_log import body_or_null
+from release_pipeline.local_workspace.serving.supervisor import ScoringProcess
+from release_pipeline.local_workspace.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+COLD_START_SECONDS = 30.0
+"""How long a request waits for a process that is being started again."""
+CLIENT_GONE = 499
+"""The status of the row of a stream whose client left before its end."""
+EVENT_STREAM = "text/event-stream"
+DONE = b"data: [DONE]"
+LOGGED_STREAM_BYTES = 2 << 20  # above the limit of a body in a row, so that a longer stream becomes null
+
+Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way, and what is needed to record it at its end."""
+
+    endpoint: Endpoint
+    process: ScoringProcess
+    settings: Settings
+    body: bytes
+    content_type: str
+    request_id: str
+    arrived: float
+    started: float
+
+    def finish(self, status: int, response: bytes) -> None:
+        """Count the request and write its row; nothing of the answer's end may be sent before."""
+        duration_ms = (time.perf_counter() - self.started) * 1000
+        endpoint, entity = self.endpoint, self.process.entity
+        endpoint.counters[entity.name].count(status, duration_ms)
+        if endpoint.log is None or status in self.settings.faults.unlogged_statuses:
+            return
+        errors: list[str] = []
+        endpoint.log.append(
+            {
+                "databricks_request_id": self.request_id,
+                "client_request_id": _client_request_id(self.body),
+                "request_ms": int(self.arrived * 1000),
+                "status_code": status,
+                "sampling_fraction": 1.0,
+                "execution_duration_ms": int(duration_ms),
+                "request": body_or_null(self.body, "MAX_REQUEST_SIZE_EXCEEDED", errors),
+                "response": body_or_null(response, "MAX_RESPONSE_SIZE_EXCEEDED", errors),
+                "logging_error_codes": errors,
+                "served_entity_id": entity.id,
+                "requester": self.settings.user_name,
+                "ended": time.time(),
+            }
+        )
+
+    def headers(self) -> dict[str, str]:
+        """What every answer carries."""
+        return {"served-model-name": self.process.entity.name, "x-request-id": self.request_id}
+
+
+class Router:
+    """Sends requests to scoring processes."""
+
+    def __init__(self, endpoints: dict[str, Endpoint], settings: Settings) -> None:
+        self._endpoints = endpoints
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the connection pool."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+            # Processes answer on loopback; whatever proxy the user has is not for them.
+            trust_env=False,
+        )
+
+    async def stop(self) -> None:
+        """Close the connection pool."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def invoke(
+        self,
+        request: "Request",
+        name: str,
+        entity: str | None = None,
+        *,
+        body: bytes | None = None,
+        rewrite: Rewrite | None = None,
+    ) -> Response:
+        """Answer one request to an endpoint, or to one of its entities.
+
+        Args:
+            request: What the client sent.
+            name: The endpoint.
+            entity: The served entity, when the client names it; otherwise the weights decide.
+            body: What to send in place of the request's own body.
+            rewrite: Applied to each JSON answer or event on its way to the client, not to what is logged.
+
+        Raises:
+            NotFound: There is no such endpoint or entity, or it is not deployed yet.
+        """
+        arrived, started = time.time(), time.perf_counter()
+        content = await request.body() if body is None else body
+        endpoint = self._endpoints.get(name)
+        if endpoint is None:
+            raise NotFound(NOT_THERE)
+        process = endpoint.choose() if entity is None else endpoint.named(entity)
+        content_type = request.headers.get("content-type", "application/json")
+        exchange = Exchange(
+            endpoint, process, self._settings, content, content_type, str(uuid.uuid4()), arrived, started
+        )
+        if endpoint.limit is not None and not endpoint.limit.admit():
+            return self._refuse(
+                exchange, 429, "REQUEST_LIMIT_EXCEEDED", "The rate limit of the endpoint is reached; try again later."
+            )
+        process.in_flight += 1
+        handed_over = False
+        try:
+            upstream = await self._send(exchange)
+            if upstream is None:
+                return self._refuse(
+                    exchange, 503, "TEMPORARILY_UNAVAILABLE", "The served entity is being started; try again later."
+                )
+            if upstream.content_type == EVENT_STREAM:
+                handed_over = True
+                return _RelayedStream(exchange, upstream, rewrite)
+            try:
+                answer = await upstream.read()
+            except aiohttp.ClientError:
+                return self._refuse(
+                    exchange, 503, "TEMPORARILY_UNAVAILABLE", "The scoring process ended during the request."
+                )
+            exchange.finish(upstream.status, answer)
+            if rewrite is not None and upstream.status == 200:
+                answer = json.dumps(rewrite(json.loads(answer))).encode()
+            return Response(answer, upstream.status, exchange.headers(), upstream.content_type)
+        finally:
+            if not handed_over:
+                process.in_flight -= 1
+
+    async def _send(self, exchange: Exchange) -> aiohttp.ClientResponse | None:
+        assert self._session is not None
+        process = exchange.process
+        if not await process.ready(COLD_START_SECONDS):
+            return None
+        headers = {
+            "content-type": exchange.content_type,
+            "x-worker-key": process.key,
+            "x-request-id": exchange.request_id,
+        }
+        try:
+            return await self._session.post(process.url, data=exchange.body, headers=headers)
+        except aiohttp.ClientError:
+            return None
+
+    def _refuse(self, exchange: Exchange, status: int, error_code: str, message: str) -> Response:
+        answer = json.dumps({"error_code": error_code, "message": message}).encode()
+        exchange.finish(status, answer)
+        return Response(answer, status, exchange.headers(), "application/json")
+
+
+class _RelayedStream(Response):
+    """Passes events on as they come; the last one only after the row is written."""
+
+    def __init__(self, exchange: Exchange, upstream: aiohttp.ClientResponse, rewrite: Rewrite | None) -> None:
+        super().__init__(None, 200, exchange.headers(), EVENT_STREAM)
+        del self.headers["content-length"]
+        self.headers["cache-control"] = "no-cache"
+        self._exchange = exchange
+        self._upstream = upstream
+        self._rewrite = rewrite
+        self._events: list[bytes] = []
+        self._logged_bytes = 0
+        self._recorded = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = CLIENT_GONE
+        relay = asyncio.create_task(self._relay(send))
+        listener = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait((relay, listener), return_when=asyncio.FIRST_COMPLETED)
+            if relay.done():
+                relay.result()
+                status = 200
+        finally:
+            relay.cancel()
+            listener.cancel()
+            if status == 200:
+                self._upstream.release()
+            else:
+                self._upstream.close()
+                self._record(status)
+            self._exchange.process.in_flight -= 1
+        if status == 200:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _relay(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        buffer, ended = b"", False
+        try:
+            async for data, _ in self._upstream.content.iter_chunks():
+                *events, buffer = (buffer + data).split(b"\n\n")
+                for event in events:
+                    if event == DONE:
+                        ended = True
+                        continue
+                    self._keep(event)
+                    await send(_body(self._rewritten(event)))
+        except aiohttp.ClientError:
+            ended = False
+        if not ended:
+            error = {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "The scoring process ended during the stream."}
+            event = b"data: " + json.dumps({"databricks_output": {"error": error}}).encode()
+            self._keep(event)
+            await send(_body(event))
+        self._record(200)
+        await send(_body(DONE))
+
+    def _keep(self, event: bytes) -> None:
+        self._logged_bytes += len(event)
+        if self._logged_bytes <= LOGGED_STREAM_BYTES:
+            self._events.append(event.removeprefix(b"data: "))
+
+    def _record(self, status: int) -> None:
+        if not self._recorded:
+            self._recorded = True
+            self._exchange.finish(status, b"[" + b",".join(self._events) + b"]")
+
+    def _rewritten(self, event: bytes) -> bytes:
+        if self._rewrite is None:
+            return event
+        return b"data: " + json.dumps(self._rewrite(json.loads(event.removeprefix(b"data: ")))).encode()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _body(event: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": event + b"\n\n", "more_body": True}
+
+
+def _client_request_id(body: bytes) -> str | None:
+    if b'"client_request_id"' not in body:
+        return None
+    try:
+        value = json.loads(body).get("client_request_id")
+    except (ValueError, AttributeError):
+        return None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,256 @@
+"""The SQL engine of the local workspace: Databricks SQL in, results in the statement API's form out."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlglot import exp
+
+from release_pipeline.local_workspace.sql import catalog, commands, inference_tables
+from release_pipeline.local_workspace.sql.catalog import TableInfo
+from release_pipeline.local_workspace.sql.definitions import Definer
+from release_pipeline.local_workspace.sql.dialect import expand_identifier_clauses, parse, to_duckdb
+from release_pipeline.local_workspace.sql.failures import SqlFailure, from_duckdb, syntax_error
+from release_pipeline.local_workspace.sql.names import SchemaName, Session, TableName, split_name
+from release_pipeline.local_workspace.sql.result_values import ResultColumn, ResultSet, converter, databricks_type
+from release_pipeline.local_workspace.sql.rewrite import Rewriter
+from release_pipeline.local_workspace.sql.writes import Writer
+
+INLINE_BYTE_LIMIT = 25 * 1024 * 1024
+"""The service's limit for a result that is answered inline, in bytes."""
+
+_FETCH_ROWS = 2048
+# No statement can reach outside the file: no other file, no network, no extension, and no way to change that.
+_CONFINED: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "python_enable_replacements": "false",
+    "ieee_floating_point_ops": "false",
+    # The scoring processes share the machine; a larger statement spills beside the file.
+    "memory_limit": "1GB",
+}
+_Answer = TypeVar("_Answer")
+
+
+class Cancellation:
+    """A handle with which another thread stops a running statement."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cursor: Any = None
+        self.requested = False
+
+    def cancel(self) -> None:
+        """Stop the statement if it runs, and keep it from starting if it does not."""
+        with self._lock:
+            self.requested = True
+            if self._cursor is not None:
+                self._cursor.interrupt()
+
+    def attach(self, cursor: Any) -> None:
+        """Say which cursor runs the statement; None when it is over.
+
+        Raises:
+            SqlFailure: CANCELLED, when cancel was called before.
+        """
+        with self._lock:
+            self._cursor = cursor
+            if cursor is not None and self.requested:
+                raise SqlFailure("CANCELLED", "The statement was cancelled.")
+
+
+class SqlEngine:
+    """Schemas, tables and statements of one workspace, in ``<data_dir>/tables.duckdb``.
+
+    Safe to use from many threads: every call has a cursor of its own, reads run side by side, writes one at a time.
+
+    Args:
+        data_dir: The workspace's folder, created if missing.
+        catalogs: The catalogs that exist, each with a schema ``default``.
+    """
+
+    def __init__(self, data_dir: Path, catalogs: tuple[str, ...]) -> None:
+        import duckdb
+
+        data_dir.mkdir(parents=True, exist_ok=True)
+        self.catalogs = tuple(name.lower() for name in catalogs)
+        self._write_lock = threading.Lock()
+        self._duckdb_error: type[Exception] = duckdb.Error
+        self._root: Any = duckdb.connect(str(data_dir / "tables.duckdb"), config=_CONFINED)
+        self._root.execute("SET GLOBAL TimeZone = 'UTC'")
+        self._root.execute("SET GLOBAL lock_configuration = true")
+        self._running: set[Any] = set()
+        self._running_lock = threading.Lock()
+        with self._transaction(write=True) as cursor:
+            catalog.initialise(cursor, self.catalogs)
+
+    def execute(
+        self,
+        statement: str,
+        parameters: Mapping[str, tuple[str | None, str]] = {},
+        *,
+        session: Session | None = None,
+        cancellation: Cancellation | None = None,
+        row_limit: int | None = None,
+        byte_limit: int | None = None,
+    ) -> ResultSet:
+        """Run one statement of Databricks SQL; blocks until it is done.
+
+        Args:
+            statement: The text.
+            parameters: Value and Databricks type by name, for ``:name`` in the text. Unused ones are ignored, as
+                Spark does.
+            session: What unqualified names mean; ``main.default`` unless given.
+            cancellation: A handle with which another thread may stop it.
+            row_limit: Cut the result after this many rows.
+            byte_limit: Cut the result after this many bytes; without it, a larger result than the service answers
+                inline is a failure.
+
+        Raises:
+            SqlFailure: The statement failed; nothing of it is kept.
+        """
+        session = session or Session()
+        bound = dict(parameters)
+        text = expand_identifier_clauses(statement, bound)
+        if commands.is_command(text):
+            with self._transaction(cancellation=cancellation) as cursor:
+                return commands.run(cursor, text, session, self.catalogs)
+        tree = parse(text)
+        write = not isinstance(tree, exp.Query)
+        with self._transaction(write=write, cancellation=cancellation) as cursor:
+            rewriter = Rewriter(cursor, session, bound)
+            if isinstance(tree, exp.Query):
+                rewritten = to_duckdb(rewriter.rewrite(tree))
+                return _fetch(cursor.execute(rewritten, rewriter.bound), row_limit, byte_limit)
+            if isinstance(tree, exp.Create | exp.Drop | exp.Alter):
+                Definer(cursor, rewriter, self.catalogs).run(tree)
+                return ResultSet()
+            return Writer(cursor, rewriter).run(tree)
+
+    def create_inference_table(self, full_name: str) -> None:
+        """Create an inference table in AI Gateway's shape; nothing if it is there.
+
+        Raises:
+            SqlFailure: Its schema is missing, or another kind of table has the name.
+        """
+        name = _full(full_name)
+        with self._transaction(write=True) as cursor:
+            inference_tables.create(cursor, name)
+
+    def append_inference_rows(self, full_name: str, rows: Sequence[Mapping[str, Any]], log_position: int) -> int:
+        """Append rows and store the log position with them, all or nothing.
+
+        Args:
+            full_name: The inference table.
+            rows: Values by column name; a missing one is null, a missing request_date follows from request_time.
+            log_position: Byte offset in the write-ahead log up to which rows are now stored.
+
+        Returns:
+            The commit version.
+        """
+        name = _full(full_name)
+        with self._transaction(write=True) as cursor:
+            return inference_tables.append(cursor, name, rows, log_position)
+
+    def inference_log_position(self, full_name: str) -> int:
+        """The log position stored with the last append, in bytes; 0 if there is none."""
+        info = self._read(lambda cursor: catalog.find(cursor, _full(full_name)))
+        return info.log_position if info else 0
+
+    def table(self, full_name: str) -> TableInfo | None:
+        """A table or view with its columns; None if there is none of that name."""
+
+        def find(cursor: Any) -> TableInfo | None:
+            info = catalog.find(cursor, _full(full_name))
+            return catalog.with_columns(cursor, info) if info else None
+
+        return self._read(find)
+
+    def tables(self, catalog_name: str, schema: str) -> list[TableInfo]:
+        """The tables and views of a schema by name, with their columns."""
+        name = SchemaName(catalog_name.lower(), schema.lower())
+        return self._read(
+            lambda cursor: [catalog.with_columns(cursor, info) for info in catalog.tables_in(cursor, name)]
+        )
+
+    def schemas(self, catalog_name: str) -> list[str]:
+        """The names of a catalog's schemas, sorted."""
+        return self._read(lambda cursor: catalog.schemas(cursor, catalog_name))
+
+    def schema_exists(self, catalog_name: str, schema: str) -> bool:
+        """Whether a catalog has a schema of that name."""
+        name = SchemaName(catalog_name.lower(), schema.lower())
+        return self._read(lambda cursor: catalog.schema_exists(cursor, name))
+
+    def close(self) -> None:
+        """Stop what runs and close the file."""
+        with self._running_lock:
+            for cursor in self._running:
+                cursor.interrupt()
+        with self._write_lock:
+            self._root.close()
+
+    def _read(self, work: Callable[[Any], _Answer]) -> _Answer:
+        with self._transaction() as cursor:
+            return work(cursor)
+
+    @contextmanager
+    def _transaction(self, *, write: bool = False, cancellation: Cancellation | None = None) -> Iterator[Any]:
+        """A cursor in a transaction: committed at the end, rolled back on any error."""
+        if write:
+            self._write_lock.acquire()
+        try:
+            cursor = self._root.cursor()
+            try:
+                with self._running_lock:
+                    self._running.add(cursor)
+                if cancellation:
+                    cancellation.attach(cursor)
+                cursor.execute("BEGIN")
+                yield cursor
+                cursor.execute("COMMIT")
+            finally:
+                if cancellation:
+                    cancellation.attach(None)
+                with self._running_lock:
+                    self._running.discard(cursor)
+                cursor.close()  # an open transaction is rolled back
+        except self._duckdb_error as error:
+            raise from_duckdb(error) from None
+        except RecursionError:
+            raise syntax_error("The statement is nested too deeply.") from None
+        finally:
+            if write:
+                self._write_lock.release()
+
+
+def _full(full_name: str) -> TableName:
+    return Session().table(split_name(full_name))
+
+
+def _fetch(cursor: Any, row_limit: int | None, byte_limit: int | None) -> ResultSet:
+    """Read a result into strings, within the limits."""
+    columns = tuple(ResultColumn(each[0], *databricks_type(each[1])) for each in cursor.description)
+    converters = [converter(column.type_name) for column in columns]
+    rows: list[list[str | None]] = []
+    size = 0
+    while batch := cursor.fetchmany(_FETCH_ROWS):
+        for raw in batch:
+            if row_limit is not None and len(rows) >= row_limit:
+                return ResultSet(columns, rows, truncated=True)
+            row = [convert(value) for convert, value in zip(converters, raw, strict=True)]
+            size += sum(len(value) for value in row if value is not None) + 3 * len(row)
+            if byte_limit is not None and size > byte_limit:
+                return ResultSet(columns, rows, truncated=True)
+            if size > INLINE_BYTE_LIMIT:
+                raise SqlFailure(
+                    "BAD_REQUEST",
+                    f"Inline byte limit exceeded: the result is larger than {INLINE_BYTE_LIMIT} bytes. "
+                    "Aggregate in the statement, or limit its rows.",
+                )
+            rows.append(row)
+    return ResultSet(columns, rows)

@@ -1,0 +1,205 @@
+"""From a parsed statement to DuckDB's SQL: names, parameters, functions, and the names of result columns."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlglot import exp
+
+from release_pipeline.local_workspace.sql import catalog
+from release_pipeline.local_workspace.sql.change_feed import changes_query, check_range, public_query
+from release_pipeline.local_workspace.sql.dialect import Parameters, bound_value
+from release_pipeline.local_workspace.sql.failures import SqlFailure, bad_request, syntax_error
+from release_pipeline.local_workspace.sql.functions import instant, rewrite_functions
+from release_pipeline.local_workspace.sql.names import Session, TableName, split_name
+
+_PARAMETER_TYPES = {
+    "STRING": "VARCHAR",
+    "INT": "INTEGER",
+    "INTEGER": "INTEGER",
+    "SHORT": "SMALLINT",
+    "SMALLINT": "SMALLINT",
+    "BYTE": "TINYINT",
+    "TINYINT": "TINYINT",
+    "LONG": "BIGINT",
+    "BIGINT": "BIGINT",
+    "FLOAT": "FLOAT",
+    "DOUBLE": "DOUBLE",
+    "BOOLEAN": "BOOLEAN",
+    "DATE": "DATE",
+    "VOID": "VARCHAR",
+}
+_TIMESTAMPS = ("TIMESTAMP", "TIMESTAMP_NTZ", "TIMESTAMP_LTZ")
+
+
+@dataclass
+class Rewriter:
+    """Rewrites one statement.
+
+    Attributes:
+        cursor: A DuckDB cursor in the statement's transaction, for looking names up.
+        session: What unqualified names mean.
+        parameters: Value and type by parameter name.
+        bound: Filled while rewriting: the values by the names that the rewritten statement uses.
+    """
+
+    cursor: Any
+    session: Session
+    parameters: Parameters
+    bound: dict[str, str | None] = field(default_factory=dict)
+
+    def rewrite(self, tree: exp.Expr, target: exp.Table | None = None) -> exp.Expr:
+        """Rewrite a statement for DuckDB.
+
+        Args:
+            tree: The parsed statement; changed in place.
+            target: The table that it writes to, which keeps its hidden column.
+        """
+        if isinstance(tree, exp.Query):
+            _name_projections(tree)
+        sources = [node for node in tree.find_all(exp.Table) if not _is_cte(node)]
+        names = {id(node): self.table_name(node) for node in sources if isinstance(node.this, exp.Identifier)}
+        _shorten_columns(tree, list(names.values()))
+        for node in sources:
+            if isinstance(node.this, exp.Identifier):
+                self._replace_table(node, names[id(node)], node is target)
+            elif isinstance(node.this, exp.Anonymous) and node.this.name.lower() == "table_changes":
+                self._replace_changes(node)
+        for placeholder in list(tree.find_all(exp.Placeholder)):
+            placeholder.replace(self._parameter(placeholder.name))
+        return rewrite_functions(tree)
+
+    def table_name(self, node: exp.Table) -> TableName:
+        """The workspace's name of a table that a statement names."""
+        parts = [part.name for part in node.parts]
+        return self.session.table(parts)
+
+    def _replace_table(self, node: exp.Table, name: TableName, is_target: bool) -> None:
+        info = catalog.require(self.cursor, name)
+        alias = node.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name.name, quoted=True))
+        if info.has_change_feed and not is_target:
+            _replace_keeping_joins(node, public_query(info), alias)
+            return
+        physical = name.node()
+        for part in ("this", "db", "catalog"):
+            node.set(part, physical.args.get(part))
+        if not is_target or node.args.get("alias"):
+            node.set("alias", alias)
+
+    def _replace_changes(self, node: exp.Table) -> None:
+        arguments = node.this.expressions
+        if not 2 <= len(arguments) <= 3:
+            raise bad_request(
+                "WRONG_NUM_ARGS", "table_changes needs a table, a first version and, at most, a last.", "42605"
+            )
+        first = arguments[0]
+        if isinstance(first, exp.Column):
+            parts = [part.name for part in first.parts]
+        else:
+            parts = split_name(self._constant(first) or "")
+        info = catalog.require(self.cursor, self.session.table(parts))
+        start, end = self._version(arguments[1]), self._version(arguments[2]) if len(arguments) == 3 else None
+        query = changes_query(info, *check_range(info, start, end))
+        alias = node.args.get("alias") or exp.TableAlias(this=exp.to_identifier("table_changes"))
+        _replace_keeping_joins(node, query, alias)
+
+    def _constant(self, node: exp.Expr) -> str | None:
+        if isinstance(node, exp.Placeholder):
+            return bound_value(node.name, self.parameters)[0]
+        if isinstance(node, exp.Literal):
+            return str(node.this)
+        if isinstance(node, exp.Cast):
+            return self._constant(node.this)
+        raise bad_request("NON_FOLDABLE_ARGUMENT", "table_changes needs constants or parameters as arguments.", "42K08")
+
+    def _version(self, node: exp.Expr) -> int:
+        value = self._constant(node)
+        if value is None or not value.strip().isdigit():
+            raise bad_request(
+                "DELTA_INVALID_CDC_RANGE",
+                f"'{value}' is not a commit version: table_changes here takes whole numbers.",
+                "22003",
+            )
+        return int(value)
+
+    def _parameter(self, name: str) -> exp.Expr:
+        value, type_text = bound_value(name, self.parameters)
+        type_name = (type_text or "STRING").strip().upper()
+        key = f"p{len(self.bound)}"
+        self.bound[key] = value
+        node = exp.Placeholder(this=key)
+        if type_name in _TIMESTAMPS:
+            return instant(node)
+        if type_name.startswith("DECIMAL"):
+            try:
+                return exp.cast(node, exp.DataType.build(type_name, dialect="databricks"))
+            except ValueError:
+                pass
+        if type_name not in _PARAMETER_TYPES:
+            raise SqlFailure("BAD_REQUEST", f"The parameter '{name}' has the unknown type '{type_text}'.")
+        return exp.cast(node, exp.DataType.build(_PARAMETER_TYPES[type_name], dialect="duckdb"))
+
+
+def _replace_keeping_joins(node: exp.Table, query: exp.Expr, alias: exp.Expr) -> None:
+    carried = {part: node.args[part] for part in ("joins", "laterals", "pivots", "sample") if node.args.get(part)}
+    node.replace(exp.Subquery(this=query, alias=alias, **carried))
+
+
+def _is_cte(table: exp.Table) -> bool:
+    """Whether an unqualified table name is that of a common table expression it can see."""
+    if table.args.get("db") or not isinstance(table.this, exp.Identifier):
+        return False
+    name = table.name.lower()
+    below: exp.Expr = table
+    above = table.parent
+    while above is not None:
+        with_ = above.args.get("with_")
+        if isinstance(with_, exp.With):
+            recursive = bool(with_.args.get("recursive"))
+            for cte in with_.expressions:
+                inside = with_ is below and _contains(cte, table)
+                if inside and not recursive:
+                    break  # a name inside its own definition means the table outside
+                if cte.alias.lower() == name:
+                    return True
+        below, above = above, above.parent
+    return False
+
+
+def _contains(ancestor: exp.Expr, node: exp.Expr) -> bool:
+    at: exp.Expr | None = node
+    while at is not None and at is not ancestor:
+        at = at.parent
+    return at is ancestor
+
+
+def _shorten_columns(tree: exp.Expr, names: list[TableName]) -> None:
+    """Turn ``catalog.schema.table.column`` into ``table.column``, where it means a table of the statement."""
+    for column in tree.find_all(exp.Column):
+        qualifier = [part.name.lower() for part in column.parts[:-1]]
+        if len(qualifier) < 2:
+            continue
+        for name in names:
+            if [name.catalog, name.schema, name.name][-len(qualifier) :] == qualifier:
+                column.set("db", None)
+                column.set("catalog", None)
+                break
+
+
+def _name_projections(tree: exp.Query) -> None:
+    """Give every unnamed expression of the outermost select the name that Databricks would give it."""
+    first: exp.Expr = tree
+    while isinstance(first, exp.SetOperation | exp.Subquery):
+        first = first.this
+    if not isinstance(first, exp.Select):
+        return
+    if not first.expressions:
+        raise syntax_error("Syntax error at or near end of input: SELECT needs at least one column.")
+    named: list[exp.Expr] = []
+    for projection in first.expressions:
+        if isinstance(projection, exp.Alias | exp.Aliases | exp.Star | exp.Column | exp.Explode | exp.Posexplode):
+            named.append(projection)
+            continue
+        text = projection.sql(dialect="databricks", normalize_functions="lower")
+        text = "count(1)" if text == "count(*)" else text
+        named.append(exp.alias_(projection, text, quoted=True, copy=False))
+    first.set("expressions", named)

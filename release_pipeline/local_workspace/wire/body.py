@@ -1,0 +1,41 @@
+"""Reading a request's JSON body, with the service's answer when it is not what it should be."""
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+
+from release_pipeline.local_workspace.errors import ApiError, InvalidParameter
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """The request's body as a JSON object; an empty body is an empty object.
+
+    Raises:
+        ApiError: 400 MALFORMED_REQUEST when the body is not JSON.
+        InvalidParameter: The body is JSON, but not an object.
+    """
+    raw = await request.body()
+    try:
+        body = json.loads(raw) if raw else {}
+    except ValueError:
+        raise ApiError("The request's body is not valid JSON.", error_code="MALFORMED_REQUEST") from None
+    if not isinstance(body, dict):
+        raise InvalidParameter("The request's body must be a JSON object.")
+    return body
+
+
+def text(body: dict[str, Any], key: str, default: str | None = None) -> str:
+    """A text field of a body or of a query; a number is taken as its text, null as missing, as the service does.
+
+    Raises:
+        InvalidParameter: The field is missing or empty and there is no default, or it is no text.
+    """
+    value = body.get(key)
+    if value is None:
+        value = default
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or (default is None and not value):
+        raise InvalidParameter(f"The field {key!r} is missing, empty or no text.")
+    return value

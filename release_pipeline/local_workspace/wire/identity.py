@@ -1,0 +1,46 @@
+"""Routes that say which workspace this is and whose token was sent."""
+
+import uuid
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from release_pipeline.local_workspace.app import LocalWorkspace
+
+
+def routes(workspace: "LocalWorkspace") -> list[Route]:
+    """The configuration that every client probes first, and the current user."""
+    settings = workspace.settings
+    account_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"local-workspace/{settings.workspace_id}"))
+
+    async def databricks_config(request: Request) -> JSONResponse:
+        # Built from the address that the client used: behind a forwarded port it differs from the settings'.
+        base = str(request.base_url).rstrip("/")
+        return JSONResponse(
+            {
+                "oidc_endpoint": f"{base}/oidc",
+                "account_id": account_id,
+                "workspace_id": settings.workspace_id,
+                "cloud": "aws",
+            }
+        )
+
+    async def current_user(_: Request) -> JSONResponse:
+        return JSONResponse(
+            {
+                "schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"],
+                "id": "1",
+                "userName": settings.user_name,
+                "displayName": settings.user_name,
+                "active": True,
+                "emails": [{"value": settings.user_name, "type": "work", "primary": True}],
+            }
+        )
+
+    return [
+        Route("/.well-known/databricks-config", databricks_config),
+        Route("/api/2.0/preview/scim/v2/Me", current_user),
+    ]

@@ -1,0 +1,176 @@
+"""The routes of Model Serving's life cycle: endpoints, their configuration, tags, gateway, logs, permissions."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from release_pipeline.local_workspace.errors import InvalidParameter
+from release_pipeline.local_workspace.serving.endpoint import Endpoint, tags_view
+from release_pipeline.local_workspace.serving.metrics import render_metrics
+from release_pipeline.local_workspace.serving.openapi import openapi_document
+from release_pipeline.local_workspace.serving.supervisor import read_log
+from release_pipeline.local_workspace.wire.body import json_object
+
+if TYPE_CHECKING:
+    from release_pipeline.local_workspace.app import LocalWorkspace
+
+BASE = "/api/2.0/serving-endpoints"
+PERMISSION_LEVELS = {
+    "CAN_VIEW": "Can view the endpoint.",
+    "CAN_QUERY": "Can view and query the endpoint.",
+    "CAN_MANAGE": "Can view, query, edit and delete the endpoint.",
+}
+PRINCIPALS = ("user_name", "group_name", "service_principal_name")
+
+
+def routes(workspace: "LocalWorkspace") -> list[Route]:
+    """Routes under ``/api/2.0/serving-endpoints`` and the permissions of endpoints."""
+    return _life_cycle(workspace) + _insight(workspace) + _permissions(workspace)
+
+
+def _life_cycle(workspace: "LocalWorkspace") -> list[Route]:
+    serving = workspace.serving
+
+    async def create(request: Request) -> Response:
+        return JSONResponse(await serving.create(await json_object(request)))
+
+    async def list_all(_: Request) -> Response:
+        return JSONResponse({"endpoints": [serving.view(endpoint) for endpoint in serving.endpoints.values()]})
+
+    async def get(request: Request) -> Response:
+        return JSONResponse(serving.view(serving.get(request.path_params["name"])))
+
+    async def delete(request: Request) -> Response:
+        await serving.delete(request.path_params["name"])
+        return JSONResponse({})
+
+    async def update_config(request: Request) -> Response:
+        return JSONResponse(await serving.update_config(request.path_params["name"], await json_object(request)))
+
+    async def change_tags(request: Request) -> Response:
+        body = await json_object(request)
+        add = {str(tag["key"]): str(tag.get("value", "")) for tag in body.get("add_tags") or []}
+        tags = await serving.change_tags(request.path_params["name"], add, list(body.get("delete_tags") or []))
+        return JSONResponse({"tags": tags_view(tags)})
+
+    async def put_gateway(request: Request) -> Response:
+        return JSONResponse(await serving.change_gateway(request.path_params["name"], await json_object(request)))
+
+    async def put_rate_limits(request: Request) -> Response:
+        name = request.path_params["name"]
+        limits = (await json_object(request)).get("rate_limits") or []
+        gateway = serving.get(name).record.ai_gateway | {"rate_limits": limits}
+        changed = await serving.change_gateway(name, gateway)
+        return JSONResponse({"rate_limits": changed["rate_limits"]})
+
+    async def change_description(request: Request) -> Response:
+        endpoint = serving.get(request.path_params["name"])
+        endpoint.record.description = str((await json_object(request)).get("description") or "")
+        await serving.save(endpoint)
+        return JSONResponse(serving.view(endpoint))
+
+    return [
+        Route(BASE, create, methods=["POST"]),
+        Route(BASE, list_all),
+        Route(BASE + "/{name}", get),
+        Route(BASE + "/{name}", delete, methods=["DELETE"]),
+        Route(BASE + "/{name}/config", update_config, methods=["PUT"]),
+        Route(BASE + "/{name}/tags", change_tags, methods=["PATCH"]),
+        Route(BASE + "/{name}/ai-gateway", put_gateway, methods=["PUT"]),
+        Route(BASE + "/{name}/rate-limits", put_rate_limits, methods=["PUT"]),
+        Route(BASE + "/{name}/description", change_description, methods=["PATCH"]),
+    ]
+
+
+def _insight(workspace: "LocalWorkspace") -> list[Route]:
+    serving, settings = workspace.serving, workspace.settings
+
+    async def log(request: Request, *, build: bool) -> Response:
+        entity = serving.get(request.path_params["name"]).known_entity(request.path_params["entity"])
+        return JSONResponse({"logs": await asyncio.to_thread(read_log, settings.data_dir, entity, build=build)})
+
+    async def logs(request: Request) -> Response:
+        return await log(request, build=False)
+
+    async def build_logs(request: Request) -> Response:
+        return await log(request, build=True)
+
+    async def metrics(request: Request) -> Response:
+        endpoint = serving.get(request.path_params["name"])
+        return PlainTextResponse(render_metrics(endpoint.record.name, endpoint.record.id, endpoint.counters))
+
+    async def openapi(request: Request) -> Response:
+        endpoint = serving.get(request.path_params["name"])
+        config = endpoint.record.config
+        paths = {
+            entity.name: workspace.registry.version_path(entity.entity_name, entity.entity_version)
+            for entity in (config.entities if config else ())
+        }
+        return JSONResponse(await asyncio.to_thread(openapi_document, endpoint.record.name, settings.url, paths))
+
+    return [
+        Route(BASE + "/{name}/served-models/{entity}/logs", logs),
+        Route(BASE + "/{name}/served-models/{entity}/build-logs", build_logs),
+        Route(BASE + "/{name}/metrics", metrics),
+        Route(BASE + "/{name}/openapi", openapi),
+    ]
+
+
+def _permissions(workspace: "LocalWorkspace") -> list[Route]:
+    serving, owner = workspace.serving, workspace.settings.user_name
+
+    async def get(request: Request) -> Response:
+        return JSONResponse(_permissions_view(serving.by_id(request.path_params["id"]), owner))
+
+    async def levels(request: Request) -> Response:
+        serving.by_id(request.path_params["id"])
+        known = [{"permission_level": level, "description": text} for level, text in PERMISSION_LEVELS.items()]
+        return JSONResponse({"permission_levels": known})
+
+    async def change(request: Request) -> Response:
+        endpoint = serving.by_id(request.path_params["id"])
+        given = [_grant(item) for item in (await json_object(request)).get("access_control_list") or []]
+        kept = [] if request.method == "PUT" else endpoint.record.permissions
+        merged = {_principal(grant): grant for grant in [*kept, *given]}
+        endpoint.record.permissions = list(merged.values())
+        await serving.save(endpoint)
+        return JSONResponse(_permissions_view(endpoint, owner))
+
+    base = "/api/2.0/permissions/serving-endpoints/{id}"
+    return [
+        Route(base, get),
+        Route(base, change, methods=["PATCH", "PUT"]),
+        Route(base + "/permissionLevels", levels),
+    ]
+
+
+def _grant(item: Any) -> dict[str, str]:
+    principals = [key for key in PRINCIPALS if isinstance(item, dict) and item.get(key)]
+    if len(principals) != 1:
+        raise InvalidParameter(f"Each of access_control_list must name exactly one of {', '.join(PRINCIPALS)}.")
+    level = item.get("permission_level")
+    if level not in PERMISSION_LEVELS:
+        raise InvalidParameter(f"permission_level must be one of {', '.join(PERMISSION_LEVELS)}, got {level!r}.")
+    return {principals[0]: str(item[principals[0]]), "permission_level": level}
+
+
+def _principal(grant: dict[str, str]) -> tuple[str, str]:
+    return next((key, grant[key]) for key in PRINCIPALS if key in grant)
+
+
+def _permissions_view(endpoint: Endpoint, owner: str) -> dict[str, Any]:
+    grants = [{"user_name": owner, "permission_level": "CAN_MANAGE"}]
+    grants += [grant for grant in endpoint.record.permissions if grant.get("user_name") != owner]
+    entries: list[dict[str, Any]] = []
+    for grant in grants:
+        kind, principal = _principal(grant)
+        permission = {"permission_level": grant["permission_level"], "inherited": False}
+        entries.append({kind: principal, "display_name": principal, "all_permissions": [permission]})
+    return {
+        "object_id": f"/serving-endpoints/{endpoint.record.id}",
+        "object_type": "serving-endpoint",
+        "access_control_list": entries,
+    }

@@ -1,0 +1,167 @@
+"""MLflow tracking: mlflow's own server application, mounted, with the service's checks in front of it."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qs
+
+from a2wsgi import WSGIMiddleware
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from release_pipeline.local_workspace.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from release_pipeline.local_workspace.app import LocalWorkspace
+
+
+class MlflowApp:
+    """The tracking server of mlflow as an ASGI application over ``<data_dir>/mlflow.db``.
+
+    Importing it takes seconds, so :meth:`start` does that in a thread and requests wait for it.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._loading: asyncio.Task[WSGIMiddleware] | None = None
+
+    def start(self) -> None:
+        """Begins to load the server; must be called in the event loop that will serve it."""
+        self._loading = asyncio.create_task(asyncio.to_thread(_load, self._data_dir))
+
+    async def stop(self) -> None:
+        """Waits for the loading to end, if it still goes on, and ends the server's threads."""
+        if self._loading is not None:
+            await asyncio.wait([self._loading])
+            if self._loading.exception() is None:
+                self._loading.result().executor.shutdown()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request, once the server is loaded."""
+        assert self._loading is not None, "start() comes first"
+        app = await asyncio.shield(self._loading)
+        await app(scope, receive, send)  # type: ignore[arg-type]
+
+
+def routes(workspace: "LocalWorkspace") -> list[Route]:
+    """The API of mlflow below /api/2.0, /api/3.0 and /ajax-api; clients expect later versions not to be answered."""
+    app = _Checked(workspace.tracking)
+    prefixes = ("/api/2.0/mlflow", "/api/3.0/mlflow", "/ajax-api", "/static-files")
+    return [Route(f"{prefix}/{{rest:path}}", app) for prefix in prefixes]
+
+
+class _Checked:
+    """What the service refuses and mlflow's server does not, or only with a 500 that clients retry for minutes."""
+
+    def __init__(self, app: MlflowApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        if scope["method"] in ("POST", "PATCH"):
+            raw = await request.body()
+            check_body(scope["path"], _parsed(raw))
+            receive = _replay(raw, receive)
+        else:
+            query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            _check_experiment_ids(query.get("experiment_id", []))
+            _check_experiment_ids(query.get("experiment_ids", []))
+        await self._app(scope, receive, _unrouted_as_json(scope, send))
+
+
+def check_body(path: str, body: Any) -> None:
+    """Raises InvalidParameter for an experiment id that is not a number and for a relative experiment name.
+
+    A trace without an experiment comes from a process that has none set, for example a scoring process.
+    """
+    if not isinstance(body, dict):
+        return
+    ids = [body["experiment_id"]] if "experiment_id" in body else []
+    ids += body["experiment_ids"] if isinstance(body.get("experiment_ids"), list) else []
+    if path.endswith("/mlflow/traces"):
+        ids.append(_at(body, "trace", "trace_info", "trace_location", "mlflow_experiment", "experiment_id"))
+    if isinstance(body.get("locations"), list):
+        ids += [_at(place, "mlflow_experiment", "experiment_id") for place in body["locations"]]
+    _check_experiment_ids(ids)
+    renamed = body.get("new_name") if path.endswith("/experiments/update") else None
+    name = body.get("name") if path.endswith("/experiments/create") else renamed
+    if isinstance(name, str) and not name.startswith("/"):
+        raise InvalidParameter(
+            f"The experiment name {name!r} must be an absolute path, such as /Users/<user>/{name} or /Shared/{name}."
+        )
+
+
+def _check_experiment_ids(ids: list[Any]) -> None:
+    for value in ids:
+        if not str(value or "").isdecimal():
+            raise InvalidParameter(
+                f"The experiment id {value or ''!r} is not a number; set MLFLOW_EXPERIMENT_ID or call set_experiment."
+            )
+
+
+def _at(body: Any, *keys: str) -> Any:
+    for key in keys:
+        body = body.get(key) if isinstance(body, dict) else None
+    return body
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None  # Not JSON: mlflow's server has its own words for that, and protobuf bodies are its own too.
+
+
+def _replay(raw: bytes, receive: Receive) -> Receive:
+    """A receive that gives the body again, once, then goes on with the original."""
+    pending: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return again
+
+
+def _unrouted_as_json(scope: Scope, send: Send) -> Send:
+    """A send that turns the HTML page for an unknown route into the service's JSON answer."""
+    replaced = False
+
+    async def translated(message: Message) -> None:
+        nonlocal replaced
+        if message["type"] == "http.response.start" and message["status"] in (404, 405):
+            replaced = any(
+                name.lower() == b"content-type" and value.startswith(b"text/html")
+                for name, value in message.get("headers", ())
+            )
+            if replaced:
+                from release_pipeline.local_workspace.app import no_such_endpoint
+
+                answer = no_such_endpoint(scope["method"], scope["path"])
+                await send({"type": "http.response.start", "status": 404, "headers": answer.raw_headers})
+                await send({"type": "http.response.body", "body": bytes(answer.body)})
+        if not replaced:
+            await send(message)
+
+    return translated
+
+
+def _load(data_dir: Path) -> WSGIMiddleware:
+    """Imports mlflow's server over the workspace's own store, and creates the store's tables on a fresh folder."""
+    # mlflow's server reads its configuration from these when it is imported; this is how `mlflow server` passes it.
+    os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{(data_dir / 'mlflow.db').resolve().as_posix()}"
+    # The service's own root: clients map it to the Files API.
+    os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = "dbfs:/databricks/mlflow-tracking"
+    os.environ["_MLFLOW_SERVER_SERVE_ARTIFACTS"] = "false"
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    # Its checks of Host and Origin guard servers without a login; here every request carries the token.
+    os.environ["MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"] = "true"
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    from mlflow.server import app
+    from mlflow.server.handlers import _get_tracking_store
+
+    _get_tracking_store()
+    return WSGIMiddleware(cast(Any, app))

@@ -1,0 +1,180 @@
+"""The ledger: what was meant and what happened, append-only, in the workspace beside the inference table.
+
+A transition is written ahead: an intent, then the act, then its outcome. An intent without an outcome is open;
+the next observer finishes it. Rows are never updated or deleted.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from release_pipeline.clock import Clock
+from release_pipeline.errors import Superseded, TableMissing
+from release_pipeline.workspace.sql.warehouse import Row, Warehouse, parse_timestamp, quoted
+
+READ_LIMIT = 500
+
+
+class Action(StrEnum):
+    """What a transition does."""
+
+    DEPLOY = "deploy"
+    SET_TRAFFIC = "set_traffic"
+    PROMOTE = "promote"
+    RETIRE = "retire"
+    ROLL_BACK = "roll_back"
+
+
+class Phase(StrEnum):
+    """Whether a row says what was meant or what came of it."""
+
+    INTENT = "intent"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the ledger.
+
+    Attributes:
+        release: The release's key.
+        sequence: Position in the ledger of this model, from 1, without gaps.
+        at: When it was written.
+        actor: Who or what did it: ``run:<id>`` or a user's name.
+        before: What was, as far as the action changes it.
+        after: What was meant to be.
+        config_version: The endpoint's configuration at that time.
+        evidence_digest: Digest of the evidence that the decision rests on, empty where none was needed.
+        reason: One sentence.
+        entry_id: Random, tells whose row won where two were written at once.
+    """
+
+    release: str
+    sequence: int
+    at: datetime
+    actor: str
+    action: Action
+    phase: Phase
+    before: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
+    config_version: int = 0
+    evidence_digest: str = ""
+    reason: str = ""
+    entry_id: str = ""
+
+
+_COLUMNS = """release STRING, sequence BIGINT, at TIMESTAMP, actor STRING, action STRING, phase STRING,
+    from_state STRING, to_state STRING, config_version BIGINT, evidence_digest STRING, reason STRING, entry_id STRING"""
+
+
+class Ledger:
+    """The ledger of one model."""
+
+    def __init__(self, warehouse: Warehouse, table: str, clock: Clock) -> None:
+        self._warehouse = warehouse
+        self._clock = clock
+        self.table = table
+
+    def create(self) -> None:
+        """Create the table where it does not exist."""
+        self._warehouse.execute(
+            f"CREATE TABLE IF NOT EXISTS {quoted(self.table)} ({_COLUMNS}) "
+            "COMMENT 'What was meant and what happened in the releases of this model; append-only.'"
+        )
+
+    def read(self) -> list[Entry]:
+        """The newest rows, oldest first; none where the table does not exist yet."""
+        try:
+            rows = self._warehouse.execute(
+                f"SELECT * FROM {quoted(self.table)} ORDER BY sequence DESC LIMIT {READ_LIMIT}"
+            )
+        except TableMissing:
+            return []
+        return [_entry(row) for row in reversed(rows)]
+
+    def append(
+        self,
+        entries: Sequence[Entry],
+        *,
+        release: str,
+        actor: str,
+        action: Action,
+        phase: Phase,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+        config_version: int = 0,
+        evidence_digest: str = "",
+        reason: str = "",
+    ) -> Entry:
+        """Append one row behind ``entries``, the rows that the writer has seen.
+
+        The insert is conditional on nobody having written since, so two writers cannot both act on one state.
+
+        Raises:
+            Superseded: Somebody else has written in the meantime.
+        """
+        entry = Entry(
+            release=release,
+            sequence=(entries[-1].sequence if entries else 0) + 1,
+            at=self._clock.now(),
+            actor=actor,
+            action=action,
+            phase=phase,
+            before=dict(before or {}),
+            after=dict(after or {}),
+            config_version=config_version,
+            evidence_digest=evidence_digest,
+            reason=reason,
+            entry_id=uuid.uuid4().hex,
+        )
+        table = quoted(self.table)
+        self._warehouse.execute(
+            f"INSERT INTO {table} SELECT :release, :sequence, :at, :actor, :action, :phase, :from_state, :to_state, "
+            f":config_version, :evidence_digest, :reason, :entry_id "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE sequence >= :sequence)",
+            {
+                "release": entry.release,
+                "sequence": entry.sequence,
+                "at": entry.at,
+                "actor": entry.actor,
+                "action": entry.action.value,
+                "phase": entry.phase.value,
+                "from_state": json.dumps(entry.before, sort_keys=True),
+                "to_state": json.dumps(entry.after, sort_keys=True),
+                "config_version": entry.config_version,
+                "evidence_digest": entry.evidence_digest,
+                "reason": entry.reason,
+                "entry_id": entry.entry_id,
+            },
+        )
+        rows = self._warehouse.execute(
+            f"SELECT entry_id FROM {table} WHERE sequence = :sequence", {"sequence": entry.sequence}
+        )
+        if [row["entry_id"] for row in rows] != [entry.entry_id]:
+            raise Superseded(
+                f"release {release}: somebody else wrote to {self.table} at the same time; "
+                "nothing was changed by this run, the next tick looks again."
+            )
+        return entry
+
+
+def _entry(row: Row) -> Entry:
+    return Entry(
+        release=row["release"] or "",
+        sequence=int(row["sequence"] or 0),
+        at=parse_timestamp(row["at"] or ""),
+        actor=row["actor"] or "",
+        action=Action(row["action"] or ""),
+        phase=Phase(row["phase"] or ""),
+        before=json.loads(row["from_state"] or "{}"),
+        after=json.loads(row["to_state"] or "{}"),
+        config_version=int(row["config_version"] or 0),
+        evidence_digest=row["evidence_digest"] or "",
+        reason=row["reason"] or "",
+        entry_id=row["entry_id"] or "",
+    )

@@ -1,0 +1,50 @@
+"""The parts that one model's releases need, wired to the workspace that the environment names."""
+
+from dataclasses import dataclass
+
+from release_pipeline.clock import Clock, SystemClock
+from release_pipeline.rollout.ledger import Ledger
+from release_pipeline.rollout.observer import Observer
+from release_pipeline.rollout.transition import Rollout
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.client import Workspace, connect
+from release_pipeline.workspace.endpoint import Endpoint, Progress
+from release_pipeline.workspace.evidence_table import EvidenceTable
+from release_pipeline.workspace.inference_table import InferenceTable
+from release_pipeline.workspace.registry import Registry
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What looks at a release, and what moves it."""
+
+    workspace: Workspace
+    endpoint: Endpoint
+    registry: Registry
+    ledger: Ledger
+    payload: InferenceTable
+    observer: Observer
+    rollout: Rollout
+
+
+def connect_parts(spec: ReleaseSpec, *, actor: str, progress: Progress, clock: Clock | None = None) -> Parts:
+    """Connect to the workspace and build the parts.
+
+    Args:
+        spec: The release's YAML.
+        actor: Who acts, as the ledger records it.
+        progress: Called with one line of news during a wait.
+        clock: The machine's own where none is given.
+
+    Raises:
+        WorkspaceError: There is no workspace to connect to.
+    """
+    clock = clock or SystemClock()
+    workspace = connect()
+    endpoint = Endpoint(workspace, spec.endpoint_name)
+    registry = Registry(workspace, spec.model.registered_name)
+    ledger = Ledger(workspace.warehouse, spec.ledger_table, clock)
+    payload = InferenceTable(workspace.warehouse, spec.payload_table)
+    observer = Observer(spec, endpoint, ledger, payload, EvidenceTable(workspace.warehouse, spec.evidence_table), clock)
+    rollout = Rollout(spec, endpoint, registry, ledger, clock, actor, progress)
+    return Parts(workspace, endpoint, registry, ledger, payload, observer, rollout)

@@ -1,0 +1,147 @@
+"""Making the endpoint and the registry equal to what an intent says, and reading both back.
+
+Every part skips what already is, so carrying out the same intent twice does no harm.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from release_pipeline.clock import Clock
+from release_pipeline.errors import EndpointError, NotVerified, ReleasePipelineError, UpdateFailed
+from release_pipeline.rollout.ledger import Action, Entry
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.endpoint import Endpoint, EndpointState, InferenceTable, Progress, ServedEntity
+from release_pipeline.workspace.registry import (
+    CHALLENGER_ALIAS,
+    REJECTED,
+    TAG_REASON,
+    TAG_RELEASE,
+    TAG_STATUS,
+    Registry,
+)
+
+
+@dataclass(frozen=True)
+class VerifiedWrite:
+    """Carries out intents on one endpoint and one registered model."""
+
+    spec: ReleaseSpec
+    endpoint: Endpoint
+    registry: Registry
+    clock: Clock
+    progress: Progress
+
+    def carry_out(self, intent: Entry) -> dict[str, Any]:
+        """Bring about what ``intent`` says; returns what the outcome should record beside it.
+
+        Raises:
+            UpdateFailed: The endpoint did not activate the new configuration.
+            NotVerified: A read-back differs from what was written.
+        """
+        after, extra = intent.after, {}
+        removed = set(after.get("remove", ()))
+        rolling_back = intent.action is Action.ROLL_BACK
+        if rolling_back and not after["routes"]:
+            self.endpoint.delete()  # the first release of a model: there is nothing to go back to
+            extra["zero_traffic_at"] = self.clock.now().isoformat()
+        elif rolling_back:
+            self._ensure(after["routes"])
+            extra["zero_traffic_at"] = self.clock.now().isoformat()
+        elif "add" in after:
+            self._ensure(after["routes"], add=ServedEntity(**after["add"]))
+        else:
+            self._ensure(after["routes"], remove=removed)
+        for alias, version in after.get("alias", {}).items():
+            self._ensure_alias(alias, version, only_from=after.get("rejected"))
+        if rolling_back:
+            rejected = after["rejected"]
+            self.registry.tag(rejected, {TAG_STATUS: REJECTED, TAG_REASON: intent.reason})
+            if self.registry.version_of_alias(CHALLENGER_ALIAS) == rejected:
+                self.registry.delete_alias(CHALLENGER_ALIAS)
+            if after["routes"]:
+                kept = {name: share for name, share in after["routes"].items() if name not in removed}
+                self._ensure(kept, remove=removed)
+        elif intent.action is Action.PROMOTE:
+            version = next(iter(after["alias"].values()))
+            self.registry.tag(version, {TAG_STATUS: "promoted", TAG_RELEASE: intent.release})
+            if self.registry.version_of_alias(CHALLENGER_ALIAS) == version:
+                self.registry.delete_alias(CHALLENGER_ALIAS)
+        return extra
+
+    def _ensure(
+        self,
+        routes: Mapping[str, int],
+        *,
+        add: ServedEntity | None = None,
+        remove: set[str] | frozenset[str] = frozenset(),
+    ) -> None:
+        """Make the endpoint serve ``routes``, and read back that it does."""
+        now = self.endpoint.read()
+        if now is None:
+            if add is None:
+                raise EndpointError(f"endpoint {self.endpoint.name} does not exist any more.")
+            self.endpoint.create(
+                add,
+                tags={**self.spec.endpoint.tags, "release_pipeline": self.spec.name},
+                inference_table=InferenceTable(
+                    self.spec.model.catalog, self.spec.model.schema_name, self.spec.model.short_name
+                ),
+            )
+            now = self._wait()
+        elif now.updating:
+            self.progress(f"endpoint {self.endpoint.name}: waiting for the update in progress")
+            try:
+                now = self._wait()
+            except UpdateFailed:
+                now = self.endpoint.read() or now
+        if not _equals(now, routes, remove, add):
+            entities = [entity for entity in now.entities if entity.name not in remove]
+            if add is not None and all(entity.name != add.name for entity in entities):
+                entities.append(add)
+            known = {entity.name for entity in entities}
+            self.endpoint.update(tuple(entities), {name: share for name, share in routes.items() if name in known})
+            now = self._wait()
+        if not _equals(now, routes, remove, add):
+            raise NotVerified(
+                f"endpoint {self.endpoint.name} was asked for {dict(routes)} but serves {dict(now.routes)}; "
+                "another tool may have changed it; look at the endpoint before going on."
+            )
+
+    def _wait(self) -> EndpointState:
+        return self.endpoint.wait(timeout_seconds=self.spec.endpoint.ready_timeout_seconds, progress=self.progress)
+
+    def _ensure_alias(self, alias: str, version: str | None, *, only_from: str | None) -> None:
+        """Point the alias at ``version`` and read it back; with ``only_from``, only where it names that version."""
+        named = self.registry.version_of_alias(alias)
+        if only_from is not None and named != only_from:
+            return
+        if named != version and version is not None:
+            self.registry.set_alias(alias, version)
+            named = self.registry.version_of_alias(alias)
+        if named != version:
+            raise NotVerified(f"alias {alias} of {self.registry.name} was set to {version} but names {named}.")
+
+    def undo(self, intent: Entry, error: ReleasePipelineError) -> None:
+        """A deployment that failed leaves nothing behind; other actions left the old configuration serving."""
+        if intent.action is not Action.DEPLOY:
+            return
+        if intent.after["champion_version"] is None:
+            self.endpoint.delete()
+        version = str(intent.after["challenger_version"])
+        self.registry.tag(version, {TAG_STATUS: "failed", TAG_REASON: str(error)})
+        if self.registry.version_of_alias(CHALLENGER_ALIAS) == version:
+            self.registry.delete_alias(CHALLENGER_ALIAS)
+
+
+def _equals(
+    now: EndpointState, routes: Mapping[str, int], remove: set[str] | frozenset[str], add: ServedEntity | None
+) -> bool:
+    """Whether the endpoint serves exactly ``routes``; a route of 0 % may be left out by the service."""
+    shares = {name: share for name, share in now.routes.items() if share}
+    names = {entity.name: entity.version for entity in now.entities}
+    return (
+        shares == {name: share for name, share in routes.items() if share}
+        and not remove & names.keys()
+        and (add is None or names.get(add.name) == add.version)
+    )

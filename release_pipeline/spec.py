@@ -1,0 +1,403 @@
+"""The YAML of a release: its fields, their bounds and defaults, and sentences for what is wrong.
+
+Every default is safe: sensors are off, nothing scales, nothing is promoted without evidence.
+:func:`parse_spec` is the one way from a mapping to a :class:`ReleaseSpec`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from release_pipeline.errors import SpecError
+
+_IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+_ENDPOINT_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")
+_SECRET_WORD = re.compile(r"(token|secret|password|api_?key|credential)", re.IGNORECASE)
+_SECRET_REFERENCE = re.compile(r"^\{\{secrets/[^/{}\s]+/[^/{}\s]+\}\}$")
+
+
+class Strict(BaseModel):
+    """Base of every part of the YAML: unknown fields are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Resource(Strict):
+    """A Databricks resource that the model uses at run time (automatic authentication passthrough)."""
+
+    type: Literal[
+        "serving_endpoint",
+        "sql_warehouse",
+        "function",
+        "table",
+        "vector_search_index",
+        "genie_space",
+        "uc_connection",
+    ] = Field(description="Kind of the resource.")
+    name: str = Field(min_length=1, description="Name or id of the resource, as its Databricks API knows it.")
+
+
+class ModelPart(Strict):
+    """What is logged and registered."""
+
+    registered_name: str = Field(description="Unity Catalog name, `catalog.schema.model`.")
+    source: str = Field(description="Python file that calls mlflow.models.set_model, relative to this YAML.")
+    config: str | None = Field(
+        default=None, description="YAML file with the model's own parameters (mlflow ModelConfig)."
+    )
+    requirements: tuple[str, ...] = Field(
+        default=("mlflow",), description="pip requirements of the serving environment."
+    )
+    input_example: dict[str, Any] | None = Field(
+        default=None, description="A request that the model can answer; gives the signature of classical models."
+    )
+    code_paths: tuple[str, ...] = Field(
+        default=(), description="Files or folders that the source imports, relative to this YAML."
+    )
+    experiment: str = Field(default="", description="MLflow experiment; empty means /Shared/<name>.")
+    resources: tuple[Resource, ...] = Field(default=(), description="Resources the model uses at run time.")
+    user_api_scopes: tuple[str, ...] = Field(
+        default=(), description="API scopes the model may use on behalf of the calling user."
+    )
+
+    @field_validator("registered_name")
+    @classmethod
+    def _three_levels(cls, value: str) -> str:
+        parts = value.split(".")
+        if len(parts) != 3 or not all(_IDENTIFIER.match(part) for part in parts):
+            raise ValueError("must be catalog.schema.model, each of letters, digits and underscores")
+        return value
+
+    @property
+    def catalog(self) -> str:
+        """First part of the registered name."""
+        return self.registered_name.split(".")[0]
+
+    @property
+    def schema_name(self) -> str:
+        """Second part of the registered name."""
+        return self.registered_name.split(".")[1]
+
+    @property
+    def short_name(self) -> str:
+        """Last part of the registered name."""
+        return self.registered_name.split(".")[2]
+
+
+class EvaluationPart(Strict):
+    """Offline evaluation before anything is registered."""
+
+    dataset: str | None = Field(
+        default=None, description="JSON lines of {inputs, expectations}, relative to this YAML; none skips evaluation."
+    )
+    scorers: tuple[str, ...] = Field(
+        default=("answered",),
+        description="Built-in `answered`, `contains_expected`, or `file.py:function` of a scorer beside this YAML.",
+    )
+    thresholds: dict[str, float] = Field(
+        default_factory=dict, description="Lowest mean per scorer, in [0, 1]; below it the release stops."
+    )
+    compare_with_champion: bool = Field(
+        default=True, description="Score the champion on the same rows, and stop when the challenger is worse."
+    )
+    tolerance: float = Field(
+        default=0.02, ge=0, le=1, description="How much lower than the champion's mean a scorer may be."
+    )
+
+
+class PredeployPart(Strict):
+    """A prediction in a clean environment before anything is registered."""
+
+    environment: Literal["uv", "local"] = Field(
+        default="uv", description="`uv` builds the logged requirements anew; `local` uses this interpreter."
+    )
+    timeout_seconds: int = Field(default=600, ge=10, le=3600, description="Limit for building and predicting.")
+
+
+class EndpointPart(Strict):
+    """The serving endpoint that the release goes to."""
+
+    name: str = Field(default="", description="Endpoint name; empty means agents_<catalog>-<schema>-<model>.")
+    workload_size: Literal["Small", "Medium", "Large"] = Field(default="Small", description="Compute size.")
+    scale_to_zero: bool = Field(default=False, description="Let an idle served entity stop.")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="Environment variables; secrets only as {{secrets/scope/key}}."
+    )
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the endpoint.")
+    tracing: bool = Field(default=True, description="Record an MLflow trace per request (ENABLE_MLFLOW_TRACING).")
+    ready_timeout_seconds: int = Field(
+        default=1800, ge=10, le=7200, description="How long an update may take; the service needs up to 30 minutes."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if value and not _ENDPOINT_NAME.match(value):
+            raise ValueError("must be 1 to 63 letters, digits, hyphens and underscores")
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _no_clear_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, text in value.items():
+            if _SECRET_WORD.search(key) and not _SECRET_REFERENCE.match(text):
+                # The value is never repeated in the message.
+                raise ValueError(f"{key} looks like a secret; write it as a reference {{{{secrets/scope/key}}}}")
+        return value
+
+
+class RampPart(Strict):
+    """The steps of challenger traffic."""
+
+    steps: tuple[int, ...] = Field(default=(5, 25, 50), description="Challenger traffic per step, percent, rising.")
+    min_step_seconds: int = Field(default=600, ge=0, description="Shortest time on one step, seconds.")
+    deadline_hours: float = Field(
+        default=168, gt=0, description="After this a person is called; nothing is shipped by a deadline."
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value:
+            raise ValueError("needs at least one step, such as [5, 25, 50]")
+        if any(step < 1 or step > 99 for step in value):
+            raise ValueError("each step must be from 1 to 99 percent; promotion itself sets 100")
+        if list(value) != sorted(set(value)):
+            raise ValueError("steps must rise, such as [5, 25, 50]")
+        return value
+
+
+class Metric(Strict):
+    """One thing that the gate watches, as a badness in [0, 1] per request."""
+
+    name: str = Field(description="Name, unique in the gate.")
+    kind: Literal["errors", "slow"] = Field(description="`errors` (status and stream errors) or `slow` (duration).")
+    margin: float | tuple[float, ...] = Field(
+        default=0.02,
+        description="How much worse than the champion is tolerable, as a share; one number, or one per ramp step.",
+    )
+    tolerance: float = Field(
+        default=0.0, ge=0, lt=1, description="Harm up to this share does not count as harm for the rollback."
+    )
+    bound: float | None = Field(
+        default=None, gt=0, lt=1, description="Absolute bound of the share; used where there is no champion."
+    )
+    threshold_ms: int | None = Field(
+        default=None, gt=0, description="`slow` only: what counts as slow; none means the champion's p95, frozen."
+    )
+    guard: bool = Field(default=True, description="Can roll the release back.")
+    required: bool = Field(default=True, description="Must be shown non-inferior before a step advances.")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not _IDENTIFIER.match(value):
+            raise ValueError("must be letters, digits and underscores, not starting with a digit")
+        return value
+
+    @field_validator("margin")
+    @classmethod
+    def _margin(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        for margin in value if isinstance(value, tuple) else (value,):
+            if not 0 < margin < 1:
+                raise ValueError("must be a share above 0 and below 1, such as 0.02 for 2 percentage points")
+        return value
+
+    @model_validator(mode="after")
+    def _threshold_only_for_slow(self) -> "Metric":
+        if self.threshold_ms is not None and self.kind != "slow":
+            raise ValueError("threshold_ms belongs to kind `slow` only")
+        return self
+
+    def margin_at(self, step: int) -> float:
+        """The margin of ramp step ``step`` (0 is the first); the last one where the list is shorter."""
+        if isinstance(self.margin, tuple):
+            return self.margin[min(step, len(self.margin) - 1)]
+        return self.margin
+
+
+class GatePart(Strict):
+    """What decides between advance, hold and roll back."""
+
+    alpha: float = Field(
+        default=0.05, gt=0, lt=0.5, description="Probability of a false rollback, and of a false advance, at most."
+    )
+    metrics: tuple[Metric, ...] = Field(
+        default=(Metric(name="errors", kind="errors"), Metric(name="slow", kind="slow", margin=0.05)),
+        min_length=1,
+        description="What is watched.",
+    )
+    baseline_days: float = Field(
+        default=7, gt=0, le=90, description="Days before the release from which the champion's level is frozen."
+    )
+    min_champion_rows: int = Field(
+        default=20, ge=1, le=10_000, description="Champion rows that close a block of evidence."
+    )
+    bucket_seconds: int | None = Field(
+        default=None, ge=1, le=86_400, description="Event-time bucket of a block; none sizes it by the traffic."
+    )
+    max_lag_minutes: float = Field(default=120, gt=0, description="A table that lags more than this holds the release.")
+
+    @field_validator("metrics")
+    @classmethod
+    def _unique(cls, value: tuple[Metric, ...]) -> tuple[Metric, ...]:
+        names = [metric.name for metric in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two metrics are called {name}; names must be unique")
+        return value
+
+    @property
+    def guards(self) -> tuple[Metric, ...]:
+        """The metrics that can roll back; alpha is split over them."""
+        return tuple(metric for metric in self.metrics if metric.guard)
+
+
+class PromotionPart(Strict):
+    """What happens when the last step has passed."""
+
+    alias: str = Field(default="champion", description="Alias that names the live version.")
+    automatic: bool = Field(default=False, description="Let the gate sensor promote as soon as the gate has passed.")
+    schedule: str | None = Field(default=None, description="Cron expression at which what has passed is promoted.")
+    timezone: str = Field(default="UTC", description="IANA time zone of the schedule.")
+    bake_seconds: int = Field(default=86_400, ge=0, description="How long the old champion stays at 0 % afterwards.")
+
+    @field_validator("alias")
+    @classmethod
+    def _alias(cls, value: str) -> str:
+        if not _IDENTIFIER.match(value) or value == "challenger":
+            raise ValueError("must be letters, digits and underscores, and not `challenger`")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone(cls, value: str) -> str:
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError("is not an IANA time zone, such as Europe/Berlin") from error
+        return value
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, value: str | None) -> str | None:
+        if value is not None and len(value.split()) != 5:
+            raise ValueError("must be a cron expression of five fields, such as 0 9 * * 1-5")
+        return value
+
+
+class AutomationPart(Strict):
+    """What runs by itself."""
+
+    gate_sensor: Literal["on", "off"] = Field(
+        default="off", description="Whether the gate sensor runs when the code location is first loaded."
+    )
+    tick_seconds: int = Field(default=30, ge=1, le=3600, description="Shortest time between two ticks of the gate.")
+    promotion_schedule: Literal["on", "off"] = Field(
+        default="off", description="Whether the promotion schedule runs when the code location is first loaded."
+    )
+
+    @field_validator("gate_sensor", "promotion_schedule", mode="before")
+    @classmethod
+    def _yaml_booleans(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare `on` or `off` as a boolean.
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+class ReleaseSpec(Strict):
+    """Everything that is said about the releases of one model."""
+
+    name: str = Field(description="Name of the model's asset group; letters, digits and underscores.")
+    model: ModelPart = Field(description="What is logged and registered.")
+    evaluation: EvaluationPart = Field(default=EvaluationPart(), description="Offline evaluation.")
+    predeploy_predict: PredeployPart = Field(default=PredeployPart(), description="Prediction before registration.")
+    endpoint: EndpointPart = Field(default=EndpointPart(), description="The serving endpoint.")
+    ramp: RampPart = Field(default=RampPart(), description="The steps of challenger traffic.")
+    gate: GatePart = Field(default=GatePart(), description="What decides.")
+    promotion: PromotionPart = Field(default=PromotionPart(), description="After the last step.")
+    automation: AutomationPart = Field(default=AutomationPart(), description="What runs by itself.")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not _IDENTIFIER.match(value):
+            raise ValueError("must be letters, digits and underscores, not starting with a digit")
+        return value
+
+    @property
+    def endpoint_name(self) -> str:
+        """The endpoint's name, as agents.deploy would choose it where the YAML is silent; at most 63 characters."""
+        return self.endpoint.name or f"agents_{self.model.registered_name.replace('.', '-')}"[:63]
+
+    @property
+    def experiment(self) -> str:
+        """The absolute name of the MLflow experiment."""
+        return self.model.experiment or f"/Shared/{self.name}"
+
+    @property
+    def payload_table(self) -> str:
+        """Full name of the inference table, `<catalog>.<schema>.<model>_payload`."""
+        return f"{self.model.registered_name}_payload"
+
+    @property
+    def ledger_table(self) -> str:
+        """Full name of the ledger's table."""
+        return f"{self.model.registered_name}_release_ledger"
+
+    @property
+    def evidence_table(self) -> str:
+        """Full name of the evidence table."""
+        return f"{self.model.registered_name}_release_evidence"
+
+
+def parse_spec(attributes: Mapping[str, Any], *, file: Path) -> ReleaseSpec:
+    """Validate the attributes of one ``defs.yaml``.
+
+    Args:
+        attributes: The mapping under ``attributes:`` with templates already resolved.
+        file: The YAML file, for messages and for the files it names (which must exist).
+
+    Raises:
+        SpecError: One sentence per problem: file, release, field, value, bound, and what to do.
+    """
+    name = attributes.get("name", "?")
+    try:
+        spec = ReleaseSpec.model_validate(dict(attributes))
+    except ValidationError as error:
+        problems = "\n".join(_sentence(dict(problem)) for problem in error.errors())
+        raise SpecError(f"{file}: release {name}: {problems}") from None
+    _check_files(spec, file)
+    return spec
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    """One pydantic problem as a sentence of field, value and remedy."""
+    where = ".".join(str(part) for part in problem["loc"]) or "attributes"
+    kind, message = problem["type"], str(problem["msg"]).removeprefix("Value error, ")
+    if kind == "missing":
+        return f"field `{where}` is missing; add it."
+    if kind == "extra_forbidden":
+        return f"field `{where}` is not known; see docs/reference.md for the fields, or remove it."
+    value = "" if _SECRET_WORD.search(where) or "environment" in where else f" (value: {problem.get('input')!r:.80})"
+    return f"field `{where}`{value}: {message}."
+
+
+def _check_files(spec: ReleaseSpec, file: Path) -> None:
+    """Every file that the YAML names must exist beside it."""
+    named = {
+        "model.source": spec.model.source,
+        "model.config": spec.model.config,
+        "evaluation.dataset": spec.evaluation.dataset,
+        **{f"model.code_paths.{index}": path for index, path in enumerate(spec.model.code_paths)},
+    }
+    for field, relative in named.items():
+        if relative is not None and not (file.parent / relative).exists():
+            raise SpecError(
+                f"{file}: release {spec.name}: field `{field}` names {relative}, which does not exist; "
+                f"paths are relative to {file.parent}."
+            )

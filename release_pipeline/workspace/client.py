@@ -1,0 +1,105 @@
+"""The connection to a Databricks workspace; which one is up to the environment."""
+
+import functools
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from release_pipeline.errors import NotConfigured, WorkspaceUnreachable
+
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+    from mlflow import MlflowClient
+
+    from release_pipeline.workspace.sql.warehouse import Warehouse
+
+CONNECT_SECONDS = 5.0
+# The client's own default would retry for five minutes, longer than a sensor's tick may take.
+RETRY_SECONDS = 20
+REQUEST_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One workspace and the clients that speak to it."""
+
+    client: "WorkspaceClient"
+    host: str
+
+    @functools.cached_property
+    def warehouse(self) -> "Warehouse":
+        """The SQL warehouse: ``DATABRICKS_WAREHOUSE_ID``, else the first running one.
+
+        Raises:
+            NotConfigured: The workspace has no warehouse that may be used.
+        """
+        from release_pipeline.workspace.sql.warehouse import Warehouse, choose_warehouse
+
+        return Warehouse(self.client, choose_warehouse(self.client))
+
+    @functools.cached_property
+    def mlflow(self) -> "MlflowClient":
+        """The MLflow client; also points mlflow's fluent functions at the workspace."""
+        import mlflow
+
+        mlflow.set_tracking_uri("databricks")
+        mlflow.set_registry_uri("databricks-uc")
+        return mlflow.MlflowClient(tracking_uri="databricks", registry_uri="databricks-uc")
+
+
+def connect() -> Workspace:
+    """Connect to the workspace that the environment names; the same object for the same environment.
+
+    Raises:
+        NotConfigured: Neither ``DATABRICKS_HOST`` nor a configuration profile says which workspace.
+        WorkspaceUnreachable: Nothing listens at the workspace's address.
+    """
+    host = os.environ.get("DATABRICKS_HOST", "")
+    if host:
+        check_reachable(host)
+    return _connect(host, os.environ.get("DATABRICKS_TOKEN", ""), os.environ.get("DATABRICKS_CONFIG_PROFILE", ""))
+
+
+@functools.lru_cache(maxsize=4)
+def _connect(host: str, token: str, profile: str) -> Workspace:
+    from databricks.sdk import WorkspaceClient
+    from databricks.sdk.core import Config
+
+    try:
+        config = Config(
+            http_timeout_seconds=REQUEST_SECONDS,
+            retry_timeout_seconds=RETRY_SECONDS,
+            product="release-pipeline",
+            product_version="0.1.0",
+        )
+    except ValueError as error:
+        reason = str(error).splitlines()[0].split("Config:")[0].strip()
+        raise NotConfigured(
+            f"no Databricks credentials: {reason}; set DATABRICKS_HOST and DATABRICKS_TOKEN, or a profile in "
+            "~/.databrickscfg, or start the local workspace with `release-pipeline dev`."
+        ) from None
+    return Workspace(client=WorkspaceClient(config=config), host=str(config.host).rstrip("/"))
+
+
+def check_reachable(host: str) -> None:
+    """Open and close a connection to ``host`` (a URL), because the SDK itself would wait for minutes.
+
+    Raises:
+        NotConfigured: The address is not a URL with a host name.
+        WorkspaceUnreachable: Nothing listens there.
+    """
+    parts = urlsplit(host if "//" in host else f"https://{host}")
+    if not parts.hostname:
+        raise NotConfigured(f"DATABRICKS_HOST is {host!r}, which is not an address such as https://<workspace>.")
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    if os.environ.get("HTTPS_PROXY") and parts.scheme == "https":
+        return  # the proxy connects, a direct connection may be forbidden
+    try:
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise WorkspaceUnreachable(
+            f"nothing answers at {host} ({error.strerror or error}); check DATABRICKS_HOST and the network, "
+            "or start the local workspace with `release-pipeline workspace`."
+        ) from None

@@ -1,0 +1,281 @@
+"""A serving endpoint: what it serves now, and the writes that change it."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from release_pipeline.errors import EndpointError, UpdateFailed, UpdateInProgress
+from release_pipeline.workspace.client import Workspace
+
+if TYPE_CHECKING:
+    from databricks.sdk.service.serving import ServingEndpointDetailed
+
+Progress = Callable[[str], None]
+_OUTPUT_ONLY = ("state", "creator", "creation_timestamp", "foundation_model")
+
+
+@dataclass(frozen=True)
+class ServedEntity:
+    """One served entity.
+
+    Attributes:
+        name: Its name within the endpoint.
+        model: Unity Catalog name of the model.
+        version: Version of the model, always as text.
+        settings: Every other input field (workload size, environment and so on), sent back unchanged.
+        state: Deployment state as the service names it, empty for one that is not deployed yet.
+        message: What the service says about that state.
+    """
+
+    name: str
+    model: str
+    version: str
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    state: str = field(default="", compare=False)
+    message: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class EndpointState:
+    """What one read of an endpoint said.
+
+    Attributes:
+        config_version: Version of the active configuration, 0 while there is none.
+        routes: Traffic percentage by entity name, as active now.
+        updating: An update is in progress.
+        update_failed: The last update failed; the configuration before it still serves.
+        inference_table: Full name of the inference table, None where it is off.
+        pending_message: What the service says about the entities of a pending or failed update.
+    """
+
+    name: str
+    id: str
+    ready: bool
+    updating: bool
+    update_failed: bool
+    config_version: int
+    entities: tuple[ServedEntity, ...]
+    routes: Mapping[str, int]
+    creator: str = ""
+    inference_table: str | None = None
+    pending_message: str = ""
+
+    def entity_of(self, version: str) -> ServedEntity | None:
+        """The entity that serves ``version``, if any."""
+        return next((entity for entity in self.entities if entity.version == version), None)
+
+
+@dataclass(frozen=True)
+class InferenceTable:
+    """Where the endpoint logs its requests: `<catalog>.<schema>.<prefix>_payload`."""
+
+    catalog: str
+    schema: str
+    prefix: str
+
+
+class Endpoint:
+    """One serving endpoint, read and written by name."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        self._api = workspace.client.serving_endpoints
+        self._workspace = workspace
+        self.name = name
+
+    @property
+    def query_url(self) -> str:
+        """Where clients send their requests."""
+        return f"{self._workspace.host}/serving-endpoints/{self.name}/invocations"
+
+    def read(self) -> EndpointState | None:
+        """The endpoint as it is now, or None where it does not exist."""
+        from databricks.sdk.errors import NotFound
+
+        try:
+            return _state(self._api.get(self.name))
+        except NotFound:
+            return None
+
+    def create(
+        self,
+        entity: ServedEntity,
+        *,
+        tags: Mapping[str, str],
+        inference_table: InferenceTable,
+    ) -> None:
+        """Create the endpoint with one entity at 100 % and its inference table on; returns before it is ready.
+
+        Raises:
+            EndpointError: The service refused it.
+        """
+        from databricks.sdk.errors.base import DatabricksError
+        from databricks.sdk.service import serving
+
+        config = serving.EndpointCoreConfigInput(
+            name=self.name,
+            served_entities=[_input(entity)],
+            traffic_config=serving.TrafficConfig(routes=_routes({entity.name: 100})),
+        )
+        gateway = serving.AiGatewayConfig(
+            inference_table_config=serving.AiGatewayInferenceTableConfig(
+                catalog_name=inference_table.catalog,
+                schema_name=inference_table.schema,
+                table_name_prefix=inference_table.prefix,
+                enabled=True,
+            )
+        )
+        try:
+            self._api.create(
+                self.name,
+                config=config,
+                tags=[serving.EndpointTag(key=key, value=value) for key, value in tags.items()],
+                ai_gateway=gateway,
+            )
+        except DatabricksError as error:
+            raise EndpointError(f"endpoint {self.name} could not be created: {error}") from None
+
+    def update(self, entities: tuple[ServedEntity, ...], routes: Mapping[str, int]) -> None:
+        """Ask for a new configuration, all entities and routes at once; returns before it is active.
+
+        Raises:
+            UpdateInProgress: Another update is running.
+            EndpointError: The service refused it.
+        """
+        from databricks.sdk.errors import ResourceConflict
+        from databricks.sdk.errors.base import DatabricksError
+        from databricks.sdk.service import serving
+
+        try:
+            self._api.update_config(
+                self.name,
+                served_entities=[_input(entity) for entity in entities],
+                traffic_config=serving.TrafficConfig(routes=_routes(routes)),
+            )
+        except ResourceConflict:
+            raise UpdateInProgress(
+                f"endpoint {self.name} is busy with another update; try again when it ends."
+            ) from None
+        except DatabricksError as error:
+            raise EndpointError(f"endpoint {self.name} refused the new configuration: {error}") from None
+
+    def wait(self, *, timeout_seconds: float, progress: Progress) -> EndpointState:
+        """Wait until no update is in progress and the endpoint and all its entities are ready.
+
+        Raises:
+            UpdateFailed: The update failed, the endpoint is gone, or the time is over.
+        """
+        started = time.monotonic()
+        pause, said = 0.3, ""
+        while True:
+            state = self.read()
+            if state is None:
+                raise UpdateFailed(f"endpoint {self.name} disappeared while it was being updated.")
+            if state.update_failed:
+                raise UpdateFailed(
+                    f"endpoint {self.name} could not activate its new configuration: "
+                    f"{state.pending_message or 'the service gave no reason'}; see the build logs of the entity."
+                )
+            waiting = [entity for entity in state.entities if entity.state != "DEPLOYMENT_READY"]
+            if state.ready and not state.updating and not waiting:
+                return state
+            elapsed = time.monotonic() - started
+            if elapsed > timeout_seconds:
+                raise UpdateFailed(
+                    f"endpoint {self.name} was not ready within {timeout_seconds:.0f} s; it may still become ready: "
+                    "look at its build logs, then materialise again."
+                )
+            news = state.pending_message or ("updating" if state.updating else "not ready yet")
+            if news != said or pause >= 10:
+                progress(f"endpoint {self.name}: {news} ({elapsed:.0f} s)")
+                said = news
+            time.sleep(pause)
+            pause = min(pause * 1.3, 10.0)
+
+    def delete(self) -> None:
+        """Delete the endpoint; nothing happens where it does not exist."""
+        from databricks.sdk.errors import NotFound
+
+        try:
+            self._api.delete(self.name)
+        except NotFound:
+            return
+
+    def query_entity(self, entity: str, body: Mapping[str, Any]) -> Any:
+        """Send one request to one served entity, whatever its traffic.
+
+        Raises:
+            EndpointError: It did not answer with success.
+        """
+        from databricks.sdk.errors.base import DatabricksError
+
+        path = f"/serving-endpoints/{self.name}/served-models/{entity}/invocations"
+        try:
+            return self._workspace.client.api_client.do("POST", path, body=dict(body))
+        except DatabricksError as error:
+            raise EndpointError(f"served entity {entity} of {self.name} did not answer: {error}") from None
+
+
+def _routes(routes: Mapping[str, int]) -> list[Any]:
+    from databricks.sdk.service import serving
+
+    return [
+        serving.Route(served_model_name=name, served_entity_name=name, traffic_percentage=percent)
+        for name, percent in routes.items()
+    ]
+
+
+def _input(entity: ServedEntity) -> Any:
+    from databricks.sdk.service.serving import ServedEntityInput
+
+    return ServedEntityInput.from_dict(
+        {**entity.settings, "name": entity.name, "entity_name": entity.model, "entity_version": entity.version}
+    )
+
+
+def _state(answer: "ServingEndpointDetailed") -> EndpointState:
+    config, pending = answer.config, answer.pending_config
+    update = answer.state.config_update.value if answer.state and answer.state.config_update else ""
+    ready = answer.state.ready.value if answer.state and answer.state.ready else ""
+    entities = tuple(_entity(entity.as_dict()) for entity in (config.served_entities or [])) if config else ()
+    routes: dict[str, int] = {}
+    if config and config.traffic_config:
+        for route in config.traffic_config.routes or []:
+            routes[str(route.served_entity_name or route.served_model_name)] = route.traffic_percentage
+    coming = [_entity(entity.as_dict()) for entity in (pending.served_entities or [])] if pending else []
+    table = answer.ai_gateway.inference_table_config if answer.ai_gateway else None
+    return EndpointState(
+        name=str(answer.name),
+        id=str(answer.id),
+        ready=ready == "READY",
+        updating=update == "IN_PROGRESS",
+        update_failed=update in ("UPDATE_FAILED", "UPDATE_CANCELED"),
+        config_version=int(config.config_version or 0) if config else 0,
+        entities=entities,
+        routes=routes,
+        creator=answer.creator or "",
+        inference_table=(
+            f"{table.catalog_name}.{table.schema_name}.{table.table_name_prefix}_payload"
+            if table and table.enabled
+            else None
+        ),
+        pending_message="; ".join(
+            f"{entity.name} {entity.state.removeprefix('DEPLOYMENT_').lower()}"
+            + (f" ({entity.message})" if entity.message else "")
+            for entity in coming
+            if entity.state and entity.state != "DEPLOYMENT_READY"
+        ),
+    )
+
+
+def _entity(answer: Mapping[str, Any]) -> ServedEntity:
+    state = answer.get("state") or {}
+    known = ("name", "entity_name", "entity_version", *_OUTPUT_ONLY)
+    return ServedEntity(
+        name=answer["name"],
+        model=answer.get("entity_name", ""),
+        version=str(answer.get("entity_version", "")),
+        settings={key: value for key, value in answer.items() if key not in known},
+        state=str(state.get("deployment", "")).removeprefix("ServedModelStateDeployment."),
+        message=state.get("deployment_state_message", "") or "",
+    )

@@ -1,0 +1,183 @@
+"""The evidence table: what was seen of every release, append-only, in the workspace beside the inference table.
+
+One row per ingest, per (step, bucket, metric) with the counts of both arms, per frozen level and per entity mapping.
+A fold over the rows gives the gate's state, so every decision can be replayed from them.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from release_pipeline.errors import TableMissing
+from release_pipeline.workspace.sql.warehouse import Row, Value, Warehouse, quoted
+
+_COLUMNS: Mapping[str, str] = {
+    "release": "STRING",
+    "ingest": "BIGINT",
+    "kind": "STRING",
+    "at": "TIMESTAMP",
+    "step": "INT",
+    "bucket_start": "DOUBLE",
+    "metric": "STRING",
+    "champion": "STRING",
+    "challenger": "STRING",
+    "from_version": "BIGINT",
+    "to_version": "BIGINT",
+    "watermark": "DOUBLE",
+    "lag_seconds": "DOUBLE",
+    "log_capitals": "STRING",
+    "detail": "STRING",
+    "writer": "STRING",
+}
+# Rows per INSERT: each row binds one parameter per column.
+_ROWS_PER_INSERT = 40
+
+
+@dataclass(frozen=True)
+class EvidenceRow:
+    """One row. ``champion`` and ``challenger`` are counts per value bin; ``log_capitals`` are after this ingest.
+
+    ``kind`` is ``baseline``, ``mapping``, ``block`` or ``ingest``; an ingest is complete once its ``ingest`` row
+    exists, which is written last.
+    """
+
+    release: str
+    ingest: int
+    kind: str
+    at: datetime
+    step: int = 0
+    bucket_start: float = 0.0
+    metric: str = ""
+    champion: tuple[int, ...] = ()
+    challenger: tuple[int, ...] = ()
+    from_version: int = 0
+    to_version: int = 0
+    watermark: float = 0.0
+    lag_seconds: float = 0.0
+    log_capitals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    writer: str = ""
+
+
+class EvidenceTable:
+    """The evidence of one model's releases."""
+
+    def __init__(self, warehouse: Warehouse, name: str) -> None:
+        self._warehouse = warehouse
+        self.name = name
+
+    def create(self) -> None:
+        """Create the table where it does not exist."""
+        columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
+        self._warehouse.execute(
+            f"CREATE TABLE IF NOT EXISTS {quoted(self.name)} ({columns}) "
+            "COMMENT 'What the gate saw of the releases of this model; append-only.'"
+        )
+
+    def read(self, release: str) -> list[EvidenceRow]:
+        """All complete ingests of a release in order, the first writer's where two wrote the same one."""
+        try:
+            rows = [_read(row) for row in self._select("release = :release", {"release": release})]
+        except TableMissing:
+            return []
+        winner: dict[int, str] = {}
+        for row in rows:
+            if row.kind == "ingest":
+                winner.setdefault(row.ingest, row.writer)
+        return [row for row in rows if winner.get(row.ingest) == row.writer]
+
+    def mapping(self) -> dict[str, str]:
+        """Version by served entity id, from the tracers of all releases."""
+        try:
+            rows = self._select("kind = 'mapping'", {})
+        except TableMissing:
+            return {}
+        return {row.detail["served_entity_id"]: row.detail["version"] for row in map(_read, rows)}
+
+    def append(self, rows: Sequence[EvidenceRow]) -> None:
+        """Append one ingest, its ``ingest`` row last, unless that ingest is there already."""
+        writer = uuid.uuid4().hex
+        for start in range(0, len(rows), _ROWS_PER_INSERT):
+            self._insert(rows[start : start + _ROWS_PER_INSERT], writer)
+
+    def _insert(self, rows: Sequence[EvidenceRow], writer: str) -> None:
+        table = quoted(self.name)
+        parameters: dict[str, Value] = {"this_release": rows[0].release, "this_ingest": rows[0].ingest}
+        lines = []
+        for number, row in enumerate(rows):
+            values = _write(row, writer)
+            parameters.update({f"{name}_{number}": value for name, value in values.items()})
+            lines.append("(" + ", ".join(f":{name}_{number}" for name in _COLUMNS) + ")")
+        names = ", ".join(_COLUMNS)
+        self._warehouse.execute(
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM (VALUES {', '.join(lines)}) AS fresh ({names}) "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE release = :this_release AND ingest = :this_ingest "
+            "AND kind = 'ingest')",
+            parameters,
+        )
+
+    def _select(self, where: str, parameters: Mapping[str, Value]) -> list[Row]:
+        return self._warehouse.execute(
+            f"SELECT * FROM {quoted(self.name)} WHERE {where} "
+            "ORDER BY ingest, at, writer, kind, metric, step, bucket_start",
+            parameters,
+        )
+
+
+def digest(rows: Sequence[EvidenceRow]) -> str:
+    """A digest of the counts that a decision rests on: the first 16 hexadecimal digits of their SHA-256."""
+    text = json.dumps(
+        [
+            [row.ingest, row.kind, row.step, row.bucket_start, row.metric, row.champion, row.challenger, row.to_version]
+            for row in rows
+        ]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _write(row: EvidenceRow, writer: str) -> dict[str, Value]:
+    return {
+        "release": row.release,
+        "ingest": row.ingest,
+        "kind": row.kind,
+        "at": row.at,
+        "step": row.step,
+        "bucket_start": row.bucket_start,
+        "metric": row.metric,
+        "champion": json.dumps(row.champion),
+        "challenger": json.dumps(row.challenger),
+        "from_version": row.from_version,
+        "to_version": row.to_version,
+        "watermark": row.watermark,
+        "lag_seconds": row.lag_seconds,
+        "log_capitals": json.dumps(row.log_capitals),
+        "detail": json.dumps(row.detail, sort_keys=True),
+        "writer": writer,
+    }
+
+
+def _read(row: Row) -> EvidenceRow:
+    from release_pipeline.workspace.sql.warehouse import parse_timestamp
+
+    return EvidenceRow(
+        release=row["release"] or "",
+        ingest=int(row["ingest"] or 0),
+        kind=row["kind"] or "",
+        at=parse_timestamp(row["at"] or ""),
+        step=int(row["step"] or 0),
+        bucket_start=float(row["bucket_start"] or 0),
+        metric=row["metric"] or "",
+        champion=tuple(json.loads(row["champion"] or "[]")),
+        challenger=tuple(json.loads(row["challenger"] or "[]")),
+        from_version=int(row["from_version"] or 0),
+        to_version=int(row["to_version"] or 0),
+        watermark=float(row["watermark"] or 0),
+        lag_seconds=float(row["lag_seconds"] or 0),
+        log_capitals=json.loads(row["log_capitals"] or "{}"),
+        detail=json.loads(row["detail"] or "{}"),
+        writer=row["writer"] or "",
+    )

@@ -1,0 +1,49 @@
+"""A ResponsesAgent that repeats what it is told, or misbehaves when it is told to."""
+
+import os
+import time
+from collections.abc import Generator
+
+import mlflow
+from mlflow.pyfunc import ResponsesAgent
+from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse, ResponsesAgentStreamEvent
+
+
+class EchoAgent(ResponsesAgent):
+    def predict(self, request: ResponsesAgentRequest) -> ResponsesAgentResponse:
+        text = _last_text(request)
+        if text == "fail":
+            raise ValueError(f"asked to fail, token {os.environ['DATABRICKS_TOKEN']}")
+        if text == "die":
+            os._exit(7)
+        if text.startswith("sleep "):
+            time.sleep(float(text.split()[1]))
+        if text.startswith("env "):
+            text = os.environ.get(text.split()[1], "unset")
+        item = self.create_text_output_item(text=f"echo: {text}", id="item-1")
+        return ResponsesAgentResponse(output=[item], custom_outputs=request.custom_inputs)
+
+    def predict_stream(self, request: ResponsesAgentRequest) -> Generator[ResponsesAgentStreamEvent, None, None]:
+        text = _last_text(request)
+        if text == "fail":
+            raise ValueError("asked to fail")
+        words = ["echo:", *text.split()]
+        for number, word in enumerate(words):
+            if word == "break":
+                raise TimeoutError("the tool did not answer")
+            if word == "die":
+                os._exit(7)
+            while word.startswith("/") and not os.path.exists(word):
+                time.sleep(0.01)
+            space = " " if number else ""
+            yield ResponsesAgentStreamEvent(**self.create_text_delta(delta=space + word, item_id="item-1"))
+        item = self.create_text_output_item(text=" ".join(words), id="item-1")
+        yield ResponsesAgentStreamEvent(type="response.output_item.done", item=item)
+
+
+def _last_text(request: ResponsesAgentRequest) -> str:
+    content = request.input[-1].model_dump()["content"]
+    return content if isinstance(content, str) else str(content[0]["text"])
+
+
+mlflow.models.set_model(EchoAgent())
