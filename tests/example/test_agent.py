@@ -175,6 +175,14 @@ def test_keywords_that_are_english_words_are_found(agents: dict[str, Any], quest
     assert agents["tuned"].predict(ask(question))["custom_outputs"]["topic"] == "with"
 
 
+def test_expected_response_stands_in_right_answers_only(agents: dict[str, Any]) -> None:
+    rows = [json.loads(line) for line in (AGENT / "evaluation.jsonl").read_text().splitlines()]
+    for row in rows[::4]:
+        answer = agents["tuned"].predict(row["inputs"])
+        right = answer["custom_outputs"]["topic"] == row["expectations"]["expected_topic"]
+        assert (row["expectations"]["expected_response"] in text_of(answer)) == right
+
+
 def test_tuned_retrieves_clearly_better_than_baseline(accuracy: dict[str, float]) -> None:
     assert accuracy["tuned"] >= 0.8
     assert accuracy["baseline"] >= 0.5

@@ -44,7 +44,10 @@ def test_life_cycle(client: WorkspaceClient, endpoint_name: str) -> None:
     assert created["state"]["config_update"] == "IN_PROGRESS"
     settled(client, endpoint_name)
     pair = [served, served | {"name": "b"}]
-    routes = [{"served_model_name": "a", "traffic_percentage": 0}, {"served_model_name": "b", "traffic_percentage": 100}]
+    routes = [
+        {"served_model_name": "a", "traffic_percentage": 0},
+        {"served_model_name": "b", "traffic_percentage": 100},
+    ]
     deployments.update_endpoint_config(
         endpoint=endpoint_name, config={"served_entities": pair, "traffic_config": {"routes": routes}}
     )

@@ -21,7 +21,9 @@ def test_responses(openai_client: openai.OpenAI, shared_endpoint: Shared) -> Non
     answer = openai_client.responses.create(model=shared_endpoint(AGENT), input="hello")
     assert answer.output_text == "echo: hello"
     messages = [{"role": "user", "content": "hello again"}]
-    assert openai_client.responses.create(model=shared_endpoint(AGENT), input=messages).output_text == "echo: hello again"
+    assert (
+        openai_client.responses.create(model=shared_endpoint(AGENT), input=messages).output_text == "echo: hello again"
+    )
 
 
 def test_streamed_responses(openai_client: openai.OpenAI, shared_endpoint: Shared) -> None:
@@ -33,9 +35,7 @@ def test_streamed_responses(openai_client: openai.OpenAI, shared_endpoint: Share
     assert item.item.content[0].text == "echo: one two"
 
 
-def test_a_stream_that_breaks_says_so_in_its_last_event(
-    openai_client: openai.OpenAI, shared_endpoint: Shared
-) -> None:
+def test_a_stream_that_breaks_says_so_in_its_last_event(openai_client: openai.OpenAI, shared_endpoint: Shared) -> None:
     stream = openai_client.responses.create(model=shared_endpoint(AGENT), input="one break", stream=True)
     *_, last = list(stream)
     assert last.model_extra["databricks_output"]["error"]["error_code"] == "BAD_REQUEST"

@@ -121,8 +121,8 @@ def test_input_that_does_not_fit_the_schema_is_refused(workspace: RunningWorkspa
 def test_unknown_endpoint_and_entity(client: WorkspaceClient, shared_endpoint: Shared) -> None:
     with pytest.raises(ResourceDoesNotExist):
         client.serving_endpoints.query("no-such-endpoint", inputs=[1])
+    path = f"/serving-endpoints/{shared_endpoint(AGENT)}/served-models/other/invocations"
     with pytest.raises(ResourceDoesNotExist):
-        path = f"/serving-endpoints/{shared_endpoint(AGENT)}/served-models/other/invocations"
         client.api_client.do("POST", path, body=say("hello"))
 
 

@@ -75,6 +75,9 @@ def _life_cycle(workspace: "LocalWorkspace") -> list[Route]:
     return [
         Route(BASE, create, methods=["POST"]),
         Route(BASE, list_all),
+        # mlflow's deployments client ends the path with a slash.
+        Route(BASE + "/", create, methods=["POST"]),
+        Route(BASE + "/", list_all),
         Route(BASE + "/{name}", get),
         Route(BASE + "/{name}", delete, methods=["DELETE"]),
         Route(BASE + "/{name}/config", update_config, methods=["PUT"]),

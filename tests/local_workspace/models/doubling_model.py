@@ -6,7 +6,9 @@ from mlflow.pyfunc import PythonModel
 
 
 class DoublingModel(PythonModel):
-    def predict(self, context: object, model_input: pd.DataFrame, params: dict[str, object] | None = None) -> list[float]:
+    def predict(
+        self, context: object, model_input: pd.DataFrame, params: dict[str, object] | None = None
+    ) -> list[float]:
         return [2.0 * value for value in model_input["x"]]
 
 
