@@ -1,9 +1,13 @@
 """The second link: the challenger and the champion scored on the same rows; a blocking check."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.errors import ReleasePipelineError
+from release_pipeline.errors import RegistryError, ReleasePipelineError
+from release_pipeline.evaluation.dataset import Example
+from release_pipeline.rollout.parts import Parts
 
 CHECK = "evaluation"
 
@@ -47,18 +51,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             run = need_run(parts.workspace, spec, context.partition_key)
             challenger = score_model(run.model_uri, examples, part.scorers, model.folder, run_id=run.run_id)
             version = parts.registry.version_of_alias(spec.promotion.alias) if part.compare_with_champion else None
-            champion = None
-            if version is not None:
-                champion_uri = f"models:/{spec.model.registered_name}/{version}"
-                context.log.info(f"scoring champion version {version} on the same rows")
-                champion = score_model(
-                    champion_uri,
-                    examples,
-                    part.scorers,
-                    model.folder,
-                    run_id=run.run_id,
-                    nested_as=f"champion version {version}",
-                )
+            champion = _champion_scores(context, model, parts, examples, version) if version is not None else None
         except ReleasePipelineError as error:
             raise failure(error) from error
         results = compare(part, len(examples), challenger, champion)
@@ -93,3 +86,21 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         )
 
     return evaluation
+
+
+def _champion_scores(
+    context: dg.AssetExecutionContext, model: ModelContext, parts: Parts, examples: Sequence[Example], version: str
+) -> dict[str, float]:
+    """The champion's scores on the same rows: those of its own release where the rows have not changed."""
+    from release_pipeline.evaluation.comparison import score_model, stored_scores
+
+    part, name = model.spec.evaluation, model.spec.model.registered_name
+    found = parts.registry.get(version)
+    if found is None or not found.run_id:
+        raise RegistryError(f"version {version} of {name}, the champion, has no MLflow run; evaluate it by hand.")
+    scores = stored_scores(found.run_id, examples, part.scorers, model.folder)
+    if scores is not None:
+        context.log.info(f"champion version {version} was scored on these rows in its own release")
+        return scores
+    context.log.info(f"scoring champion version {version} on the same rows")
+    return score_model(f"models:/{name}/{version}", examples, part.scorers, model.folder, run_id=found.run_id)

@@ -1,6 +1,7 @@
 """Challenger and champion scored on the same rows, results on the release's MLflow run."""
 
-import contextlib
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from release_pipeline.errors import ModelInvalid
 from release_pipeline.evaluation.dataset import Example
 from release_pipeline.evaluation.scorers import FAILED, load_scorer
 from release_pipeline.spec import EvaluationPart
+
+TAG_EVALUATION = "release_pipeline.evaluation"
 
 
 @dataclass(frozen=True)
@@ -41,23 +44,9 @@ class ScorerResult:
 
 
 def score_model(
-    model_uri: str,
-    examples: Sequence[Example],
-    scorers: Sequence[str],
-    folder: Path,
-    *,
-    run_id: str,
-    nested_as: str | None = None,
+    model_uri: str, examples: Sequence[Example], scorers: Sequence[str], folder: Path, *, run_id: str
 ) -> dict[str, float]:
-    """The mean of every scorer over the examples, logged on the MLflow run ``run_id``.
-
-    Args:
-        model_uri: The model to score.
-        examples: The rows.
-        scorers: Names, as in the YAML.
-        folder: Where the user's own scorers lie.
-        run_id: The release's run.
-        nested_as: Log on a run of this name within it instead.
+    """The mean of every scorer over the examples, logged on the MLflow run ``run_id`` with the digest of the rows.
 
     Raises:
         ModelInvalid: The model cannot be loaded.
@@ -80,17 +69,42 @@ def score_model(
             return {FAILED: type(error).__name__}
         return answer.model_dump() if hasattr(answer, "model_dump") else answer
 
-    named = []
-    for name in scorers:
-        function = load_scorer(name, folder)
-        named.append(scorer(function, name=_metric_name(name)))
+    named = [scorer(load_scorer(name, folder), name=_metric_name(name)) for name in scorers]
     rows = [{"inputs": example.inputs, "expectations": example.expectations} for example in examples]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mlflow.start_run(run_id=run_id))
-        if nested_as is not None:
-            stack.enter_context(mlflow.start_run(run_name=nested_as, nested=True))
+    with mlflow.start_run(run_id=run_id):
         result = mlflow.genai.evaluate(data=rows, predict_fn=predict, scorers=named)
-    return {name: float(result.metrics.get(f"{_metric_name(name)}/mean", 0.0)) for name in scorers}
+        mlflow.set_tag(TAG_EVALUATION, evaluation_digest(examples, scorers, folder))
+    return {name: float(result.metrics.get(_mean(name), 0.0)) for name in scorers}
+
+
+def stored_scores(
+    run_id: str, examples: Sequence[Example], scorers: Sequence[str], folder: Path
+) -> dict[str, float] | None:
+    """What :func:`score_model` logged on ``run_id`` for exactly these rows and scorers, None where it did not.
+
+    So a champion is not scored anew with every challenger.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = mlflow.MlflowClient().get_run(run_id)
+    except MlflowException:
+        return None
+    metrics = run.data.metrics
+    same = run.data.tags.get(TAG_EVALUATION) == evaluation_digest(examples, scorers, folder)
+    if not same or any(_mean(name) not in metrics for name in scorers):
+        return None
+    return {name: float(metrics[_mean(name)]) for name in scorers}
+
+
+def evaluation_digest(examples: Sequence[Example], scorers: Sequence[str], folder: Path) -> str:
+    """Digest of the rows and the scorers, their code included: 16 hexadecimal digits."""
+    sha = hashlib.sha256(json.dumps([[row.inputs, row.expectations] for row in examples], sort_keys=True).encode())
+    for name in scorers:
+        file = folder / name.partition(":")[0]
+        sha.update(name.encode() + (file.read_bytes() if file.is_file() else b""))
+    return sha.hexdigest()[:16]
 
 
 def compare(
@@ -108,6 +122,10 @@ def compare(
         )
         for name in part.scorers
     ]
+
+
+def _mean(scorer_name: str) -> str:
+    return f"{_metric_name(scorer_name)}/mean"
 
 
 def _metric_name(scorer_name: str) -> str:
