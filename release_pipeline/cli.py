@@ -131,6 +131,7 @@ def demo(ui_port: int, workspace_port: int, keep: bool) -> None:
     data = Path(DATA, "demo").resolve()
     shutil.rmtree(data, ignore_errors=True)
     stack = Stack(Path.cwd(), data, ui_port, workspace_port)
+    wrong = ["stopped before its end"]
     try:
         stack.start(say)
         story = Story(stack, say)
@@ -148,7 +149,7 @@ def demo(ui_port: int, workspace_port: int, keep: bool) -> None:
                 time.sleep(1)
         say("[green]alias, endpoint and ledger agree[/]; see it in the UI with: make dev" if not wrong else "failed")
     except KeyboardInterrupt:
-        wrong = []
+        say("stopped")
     finally:
         stack.stop()
     if wrong:

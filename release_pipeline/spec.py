@@ -12,10 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from release_pipeline.errors import SpecError
+from release_pipeline.spec_sentences import SECRET_WORD, sentence
 
 _IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _ENDPOINT_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")
-_SECRET_WORD = re.compile(r"(token|secret|password|api_?key|credential)", re.IGNORECASE)
 _SECRET_REFERENCE = re.compile(r"^\{\{secrets/[^/{}\s]+/[^/{}\s]+\}\}$")
 
 
@@ -143,7 +143,7 @@ class EndpointPart(Strict):
     @classmethod
     def _no_clear_secrets(cls, value: dict[str, str]) -> dict[str, str]:
         for key, text in value.items():
-            if _SECRET_WORD.search(key) and not _SECRET_REFERENCE.match(text):
+            if SECRET_WORD.search(key) and not _SECRET_REFERENCE.match(text):
                 # The value is never repeated in the message.
                 raise ValueError(f"{key} looks like a secret; write it as a reference {{{{secrets/scope/key}}}}")
         return value
@@ -369,26 +369,8 @@ def parse_spec(attributes: Mapping[str, Any], *, file: Path) -> ReleaseSpec:
     try:
         spec = ReleaseSpec.model_validate(dict(attributes))
     except ValidationError as error:
-        problems = "\n".join(_sentence(dict(problem)) for problem in error.errors())
+        problems = "\n".join(sentence(dict(problem)) for problem in error.errors())
         raise SpecError(f"{file}: release {name}: {problems}") from None
-    _check_files(spec, file)
-    return spec
-
-
-def _sentence(problem: dict[str, Any]) -> str:
-    """One pydantic problem as a sentence of field, value and remedy."""
-    where = ".".join(str(part) for part in problem["loc"]) or "attributes"
-    kind, message = problem["type"], str(problem["msg"]).removeprefix("Value error, ")
-    if kind == "missing":
-        return f"field `{where}` is missing; add it."
-    if kind == "extra_forbidden":
-        return f"field `{where}` is not known; see docs/reference.md for the fields, or remove it."
-    value = "" if _SECRET_WORD.search(where) or "environment" in where else f" (value: {problem.get('input')!r:.80})"
-    return f"field `{where}`{value}: {message}."
-
-
-def _check_files(spec: ReleaseSpec, file: Path) -> None:
-    """Every file that the YAML names must exist beside it."""
     named = {
         "model.source": spec.model.source,
         "model.config": spec.model.config,
@@ -401,3 +383,4 @@ def _check_files(spec: ReleaseSpec, file: Path) -> None:
                 f"{file}: release {spec.name}: field `{field}` names {relative}, which does not exist; "
                 f"paths are relative to {file.parent}."
             )
+    return spec

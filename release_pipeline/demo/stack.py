@@ -92,6 +92,7 @@ class Stack:
             MLFLOW_REGISTRY_URI="databricks-uc",
             MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
             MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
+            MLFLOW_DISABLE_TELEMETRY="true",
             PATH=f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
         )
         for name in ("DATABRICKS_CONFIG_PROFILE", "DATABRICKS_WAREHOUSE_ID"):

@@ -128,6 +128,8 @@ class Story:
         said: set[str] = set()
         while True:
             self._stack.check()
+            if self._load is not None and self._load.poll() is not None:
+                raise StoryFailed(f"nobody asks questions any more; see {self._stack.data / 'load.log'}.")
             if time.monotonic() - started > RELEASE_SECONDS:
                 raise StoryFailed(
                     f"{chapter.title} did not end within {RELEASE_SECONDS:.0f} s; see {self._stack.data}."

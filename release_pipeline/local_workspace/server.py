@@ -40,7 +40,8 @@ def serve(settings: Settings, *, allow_remote: bool = False) -> None:
     """
     if not allow_remote and not _is_loopback(settings.host):
         raise CannotServe(
-            f"The address {settings.host} can be reached from other machines; allow that by name or use 127.0.0.1."
+            f"The address {settings.host} can be reached from other machines; allow that with --allow-remote-clients, "
+            "or use 127.0.0.1."
         )
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     listener = _listen(settings.host, settings.port)

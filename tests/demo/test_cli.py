@@ -1,0 +1,61 @@
+"""The commands' manners: help that explains, sentences for mistakes, exit codes."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.demo.test_demo import COMMAND, project_copy
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(COMMAND), *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_workspace_help_explains(tmp_path: Path) -> None:
+    help_text = run("workspace", "--help", cwd=tmp_path)
+    assert help_text.returncode == 0
+    for word in ("DATABRICKS_HOST", "DATABRICKS_TOKEN", "--port", "--data", "--token-file", "loopback"):
+        assert word in help_text.stdout
+
+
+def test_an_address_that_is_not_loopback_is_refused_unless_asked_for_by_name(tmp_path: Path) -> None:
+    ended = run("workspace", "--host", "0.0.0.0", "--data", "data", "--token-file", "token", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "--allow-remote-clients" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "dev"])
+def test_a_folder_that_is_no_project_is_a_sentence(command: str, tmp_path: Path) -> None:
+    ended = run(command, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "has no workspace.yaml" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:
+    project_copy(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = run("dev", "--ui-port", str(port), cwd=tmp_path)
+    assert ended.returncode == 2
+    assert f"port {port} is taken" in ended.stderr
+    assert "--ui-port" in ended.stderr
+
+
+def test_start_without_a_running_dagster_is_a_sentence(tmp_path: Path) -> None:
+    ended = run("start", "python_docs_agent", "--dagster", "http://127.0.0.1:9", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "release-pipeline dev" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_command_line_costs_no_heavy_import() -> None:
+    code = "import sys, release_pipeline.cli; print([m for m in ('dagster', 'mlflow', 'duckdb') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert loaded.stdout.strip() == "[]"
