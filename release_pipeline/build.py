@@ -39,10 +39,12 @@ def build_release(spec: ReleaseSpec, folder: Path) -> dg.Definitions:
     )
     jobs = build_jobs(model)
     by_name = {job.name: job for job in jobs}
+    # The sensor drives releases and starts none.
+    driven = [job for job in jobs if job.name != job_name(spec.name, "release")]
     schedule = build_promotion_schedule(model, by_name[job_name(spec.name, "promote")])
     return dg.Definitions(
         assets=[link.build(model) for link in chain],
         jobs=jobs,
-        sensors=[build_gate_sensor(model, jobs)],
+        sensors=[build_gate_sensor(model, driven)],
         schedules=[schedule] if schedule else [],
     )

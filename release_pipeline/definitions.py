@@ -7,5 +7,6 @@ import dagster as dg
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """All models' definitions."""
-    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    """All models' definitions; every run in one process, because a process per step costs more than most steps."""
+    models = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    return dg.Definitions.merge(models, dg.Definitions(executor=dg.in_process_executor))

@@ -1,5 +1,8 @@
 """The sixth link: the challenger's traffic. The release job takes the first step; the gate's runs take the others."""
 
+from dataclasses import replace
+from typing import Any
+
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failure
@@ -7,11 +10,11 @@ from release_pipeline.assets.deployed_endpoint import send_tracers
 from release_pipeline.errors import NotAllowed, ReleasePipelineError
 from release_pipeline.gate.verdict import Action as GateAction
 from release_pipeline.gate.verdict import HoldReason
-from release_pipeline.report.metadata import canary_metadata
+from release_pipeline.report.metadata import canary_metadata, plotted
 from release_pipeline.rollout.ledger import Action
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.parts import Parts
-from release_pipeline.rollout.state import Stage
+from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.spec import ReleaseSpec
 
 CHECK = "gate"
@@ -29,25 +32,34 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         group_name=spec.name,
         kinds={"databricks"},
         pool=f"endpoint_{spec.endpoint_name}",
-        check_specs=[dg.AssetCheckSpec(CHECK, asset=key, description="What the gate said when the step was taken.")],
-        description=f"Challenger traffic in steps of {', '.join(map(str, spec.ramp.steps))} %, decided by the gate.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                CHECK,
+                asset=key,
+                description="The gate's verdict when the last step was taken; fails when it rolled back.",
+            )
+        ],
+        description=f"Challenger traffic: {', '.join(map(str, spec.ramp.steps))} %. The gate decides on each step.",
     )
     def canary_traffic(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         release = context.partition_key
         try:
             parts = model.parts(context)
             before = take_step(parts, spec, release)
-            observed = look(parts, release)
-            if observed.release.stage is Stage.RAMPING and (
-                observed.release.step != before.release.step or observed.verdict.reason == HoldReason.MAPPING_UNKNOWN
+            after = look(parts, release)
+            if after.release.stage is Stage.RAMPING and (
+                after.release.step != before.release.step or after.verdict.reason == HoldReason.MAPPING_UNKNOWN
             ):
-                send_tracers(parts, spec, observed.release)
+                send_tracers(parts, spec, after.release)
         except ReleasePipelineError as error:
             raise failure(error) from error
-        context.log.info(before.verdict.sentence)
-        metadata = canary_metadata(observed, endpoint_url=f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}")
-        metadata |= {"verdict": before.verdict.action.value, "sentence": before.verdict.sentence}
-        return dg.MaterializeResult(metadata=metadata, check_results=[_check(before)])
+        seen = _as_taken(before, after.release)
+        context.log.info(seen.verdict.sentence)
+        url = f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"
+        return dg.MaterializeResult(
+            metadata=canary_metadata(seen, endpoint_url=url, now=after.release),
+            check_results=[dg.AssetCheckResult(check_name=CHECK, **check_fields(seen))],
+        )
 
     return canary_traffic
 
@@ -91,17 +103,28 @@ def take_step(parts: Parts, spec: ReleaseSpec, release: str) -> Observed:
     return observed
 
 
-def _check(observed: Observed) -> dg.AssetCheckResult:
-    """Value and bound as two numbers per metric, with a sentence."""
+def _as_taken(before: Observed, now: ReleaseState) -> Observed:
+    """What a run acted on. The first step needs no evidence, and the gate, which saw none, must not seem to hold it."""
+    if before.release.steps or not now.steps:
+        return before
+    sentence = f"First step: {now.traffic_percent} % of the traffic goes to version {now.challenger_version}."
+    verdict = replace(before.verdict, action=GateAction.ADVANCE, reason="FIRST_STEP", sentence=sentence)
+    return replace(before, verdict=verdict)
+
+
+def check_fields(observed: Observed) -> dict[str, Any]:
+    """Outcome of the check ``gate``: a sentence, and value and limit as two numbers per metric."""
     verdict = observed.verdict
-    numbers: dict[str, float | int | str] = {"verdict": verdict.action.value, "reason": str(verdict.reason)}
+    numbers: dict[str, float | str] = {"verdict": verdict.action.value, "reason": str(verdict.reason)}
     for metric in verdict.metrics:
-        numbers[f"{metric.name}_evidence"] = min(metric.noninferiority_e, 1e6)
-        numbers[f"{metric.name}_limit"] = metric.noninferiority_limit
-    return dg.AssetCheckResult(
-        passed=verdict.action is not GateAction.ROLL_BACK,
-        check_name=CHECK,
-        description=verdict.sentence,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata=numbers,
-    )
+        numbers[f"{metric.name}_good"] = plotted(metric.noninferiority_e, metric.noninferiority_limit)
+        numbers[f"{metric.name}_good_limit"] = metric.noninferiority_limit
+        numbers[f"{metric.name}_harm"] = plotted(metric.harm_e, metric.harm_limit)
+        numbers[f"{metric.name}_harm_limit"] = metric.harm_limit
+    rolled_back = verdict.action is GateAction.ROLL_BACK
+    return {
+        "passed": not rolled_back,
+        "severity": dg.AssetCheckSeverity.ERROR if rolled_back else dg.AssetCheckSeverity.WARN,
+        "description": verdict.sentence,
+        "metadata": numbers,
+    }

@@ -57,15 +57,18 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         results = compare(part, len(examples), challenger, champion)
         sentence = "; ".join(result.sentence for result in results)
         metadata: dict[str, dg.MetadataValue | str | int | float] = {
-            "rows": len(examples),
             "sentence": sentence,
+            "rows": len(examples),
             "champion_version": version or "none",
+            "mlflow_run": dg.MetadataValue.url(
+                f"{parts.workspace.host}/ml/experiments/{run.experiment_id}/runs/{run.run_id}"
+            ),
         }
         for result in results:
             name = result.scorer.rpartition(":")[2]
-            metadata[f"{name}_challenger"] = result.challenger
+            metadata[f"{name}_challenger"] = round(result.challenger, 4)
             if result.champion is not None:
-                metadata[f"{name}_champion"] = result.champion
+                metadata[f"{name}_champion"] = round(result.champion, 4)
         passed = all(result.passed for result in results)
         return dg.MaterializeResult(
             metadata=metadata,
@@ -76,7 +79,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                     severity=dg.AssetCheckSeverity.ERROR,
                     description=sentence,
                     metadata={
-                        f"{result.scorer.rpartition(':')[2]}_{what}": value
+                        f"{result.scorer.rpartition(':')[2]}_{what}": round(value, 4)
                         for result in results
                         for what, value in (("value", result.challenger), ("bound", result.threshold))
                         if value is not None

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+from pydantic import Field
 
 from release_pipeline.assets.context import ModelContext, failure
 from release_pipeline.errors import Quarantined, ReleasePipelineError, SpecError
@@ -12,12 +13,10 @@ from release_pipeline.workspace.registry import REJECTED, TAG_DIGEST, TAG_REASON
 class LoggedModelConfig(dg.Config):
     """Run configuration: what this release takes other than the YAML says."""
 
-    source: str = ""
-    """Another Python file beside the YAML."""
-    config: str = ""
-    """Another configuration file beside the YAML."""
-    force: bool = False
-    """Release although the same content was rejected before."""
+    # Descriptions and not docstrings: the launchpad shows them.
+    source: str = Field(default="", description="Another Python file beside the YAML; empty: the YAML's.")
+    config: str = Field(default="", description="Another configuration file beside the YAML; empty: the YAML's.")
+    force: bool = Field(default=False, description="Release although the same content was rejected before.")
 
 
 def build(model: ModelContext) -> dg.AssetsDefinition:

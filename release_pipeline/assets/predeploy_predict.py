@@ -56,11 +56,11 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         times = [answer.milliseconds for answer in answers if answer.milliseconds is not None]
         return dg.MaterializeResult(
             metadata={
+                "sentence": sentence,
                 "requests": len(answers),
                 "environment": part.environment,
-                "sentence": sentence,
                 "stream_events": sum(answer.stream_events or 0 for answer in answers),
-                "slowest_ms": max(times, default=0.0),
+                "slowest_ms": round(max(times, default=0.0), 1),
             },
             check_results=[
                 dg.AssetCheckResult(

@@ -6,7 +6,7 @@ from release_pipeline.assets.canary_traffic import look
 from release_pipeline.assets.context import ModelContext, failure
 from release_pipeline.errors import NotAllowed, ReleasePipelineError
 from release_pipeline.gate.verdict import Action as GateAction
-from release_pipeline.report.metadata import canary_metadata
+from release_pipeline.report.metadata import promotion_metadata
 from release_pipeline.rollout.ledger import Action
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.parts import Parts
@@ -31,17 +31,20 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         try:
             parts = model.parts(context)
             observed = promote(parts, release)
+            state, endpoint = parts.rollout.state(release), parts.endpoint.read()
+            # Read back, not taken for granted: an older release may be materialised again by hand.
+            live = parts.registry.version_of_alias(spec.promotion.alias)
         except ReleasePipelineError as error:
             raise failure(error) from error
-        after = parts.endpoint.read()
         return dg.MaterializeResult(
-            metadata={
-                **canary_metadata(observed, endpoint_url=f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"),
-                "live_version": observed.release.challenger_version,
-                "alias": spec.promotion.alias,
-                "traffic_percent": 100,
-                "routes": ", ".join(f"{name} {share} %" for name, share in (after.routes if after else {}).items()),
-            }
+            metadata=promotion_metadata(
+                observed,
+                endpoint_url=f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}",
+                now=state,
+                live_version=live,
+                alias=spec.promotion.alias,
+                routes=dict(endpoint.routes) if endpoint else {},
+            )
         )
 
     return promoted_alias

@@ -59,7 +59,8 @@ def _tick(context: dg.SensorEvaluationContext, model: ModelContext, parts: Parts
         return dg.SensorResult(skip_reason=f"no release of {model.spec.name} yet; start one", cursor=context.cursor)
     if not state.active:
         return dg.SensorResult(
-            skip_reason=f"no release under way; the last, {state.release}, is {state.stage}", cursor=context.cursor
+            skip_reason=f"no release under way; the last, {state.release}, is {state.stage.replace('_', ' ')}",
+            cursor=context.cursor,
         )
     busy = context.instance.get_runs(RunsFilter(tags={PARTITION_TAG: state.release}, statuses=_UNFINISHED), limit=1)
     if busy:

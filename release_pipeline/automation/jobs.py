@@ -4,12 +4,17 @@ Every step is one short run in one process. Runs on one endpoint are serialised 
 (dagster.yaml); the transitions themselves are safe without them.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
+from release_pipeline.assets.canary_traffic import CHECK, check_fields, look
 from release_pipeline.assets.context import CHAIN, ModelContext, failure
 from release_pipeline.errors import ReleasePipelineError
+from release_pipeline.gate.verdict import Action
+from release_pipeline.report.metadata import canary_metadata
 
 ENDPOINT_TAG = "release_pipeline/endpoint"
 ACTION_TAG = "release_pipeline/action"
@@ -23,8 +28,9 @@ def job_name(model_name: str, job: str) -> str:
 class RollbackConfig(dg.Config):
     """Run configuration of the rollback by hand."""
 
-    reason: str = "asked for by hand"
-    """Why; it is tagged on the version and recorded in the ledger."""
+    reason: str = Field(
+        default="asked for by hand", description="Why; it is tagged on the version and recorded in the ledger."
+    )
 
 
 def build_jobs(model: ModelContext) -> list[Any]:
@@ -62,26 +68,28 @@ def _rollback_job(model: ModelContext) -> dg.JobDefinition:
         release = context.partition_key
         try:
             parts = model.parts(context)
-            observed = parts.observer.look(release, ingest=False)
-            state = parts.rollout.roll_back(
-                release, reason=config.reason, evidence_digest=observed.evidence_digest if observed else ""
-            )
+            observed = look(parts, release)
+            state = parts.rollout.roll_back(release, reason=config.reason, evidence_digest=observed.evidence_digest)
         except ReleasePipelineError as error:
             raise failure(error) from error
+        asked = observed.verdict.action is not Action.ROLL_BACK
+        verdict = replace(
+            observed.verdict,
+            action=Action.ROLL_BACK,
+            reason="ASKED_FOR" if asked else observed.verdict.reason,
+            sentence=config.reason,
+        )
+        seen, asset = replace(observed, verdict=verdict), model.key("canary_traffic")
+        url = f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"
         context.log_event(
             dg.AssetMaterialization(
-                model.key("canary_traffic"),
-                partition=release,
-                metadata={
-                    "traffic_percent": 0,
-                    "verdict": "ROLL_BACK",
-                    "sentence": config.reason,
-                    "stage": state.stage.value,
-                    "challenger_version": state.challenger_version,
-                    "champion_version": state.champion_version or "none",
-                },
+                asset, partition=release, metadata=canary_metadata(seen, endpoint_url=url, now=state)
             )
         )
+        # The asset is red in the graph from here on, until the next release takes its first step.
+        # (log_event takes the evaluation of a check, although its annotation does not say so.)
+        evaluation = dg.AssetCheckEvaluation(asset_key=asset, check_name=CHECK, **check_fields(seen))
+        context.log_event(evaluation)  # type: ignore[arg-type]
 
     @dg.job(
         name=job_name(spec.name, "rollback"),

@@ -149,7 +149,9 @@ def points(share: float) -> str:
 
 def e_text(value: float) -> str:
     """An e-value as people read it: three digits, and no more than a million."""
-    return "over a million" if value > 1e6 else f"{value:.3g}"
+    if value > 1e6:
+        return "over a million"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def compared(metric: MetricVerdict) -> str:

@@ -1,4 +1,8 @@
-"""What Dagster shows of a release: the same keys on materialisations and observations, so that plots share a line."""
+"""What Dagster shows of a release: the same keys on materialisations and observations, so that plots share a line.
+
+The first keys are for people: sentence, picture, table. Values are kept narrow, because Dagster's overview cuts off a
+table that is wider than half the window. Numbers, which it plots over time, come last.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,104 +11,173 @@ from typing import Any
 import dagster as dg
 
 from release_pipeline.gate.betting import log_e_value
-from release_pipeline.gate.verdict import MetricVerdict, Verdict
+from release_pipeline.gate.evidence import Bet
+from release_pipeline.gate.verdict import MetricVerdict, Verdict, percent, points
 from release_pipeline.report.sparkline import sparkline
 from release_pipeline.rollout.observer import Observed
+from release_pipeline.rollout.state import ReleaseState
 
-E_VALUE_SHOWN = 1e6
+# Beyond this many times its limit, an e-value would only flatten the rest of its plot.
+TIMES_LIMIT_PLOTTED = 5
+MOST_WRITTEN = 9999
 
 
-def canary_metadata(observed: Observed, *, endpoint_url: str) -> dict[str, Any]:
-    """Metadata of one look at the canary: traffic, verdict, numbers per metric, trend and report."""
-    release, verdict = observed.release, observed.verdict
-    metadata: dict[str, Any] = {
+def canary_metadata(observed: Observed, *, endpoint_url: str, now: ReleaseState | None = None) -> dict[str, Any]:
+    """Metadata of one look at the canary: sentence, trend, table, report, then the numbers that are plotted.
+
+    Args:
+        observed: The look; verdict and evidence are shown as it saw them.
+        endpoint_url: The endpoint's page.
+        now: Where the release stands after the run that acted on the look; without it, as observed.
+    """
+    release = now or observed.release
+    metadata = _story(observed, release, endpoint_url)
+    metadata["step"] = release.step + 1
+    if observed.lag_seconds is not None:
+        metadata["lag_seconds"] = round(observed.lag_seconds, 1)
+    for metric in observed.verdict.metrics:
+        metadata |= _numbers(metric)
+    return metadata
+
+
+def promotion_metadata(
+    observed: Observed,
+    *,
+    endpoint_url: str,
+    now: ReleaseState | None,
+    live_version: str | None,
+    alias: str,
+    routes: dict[str, int],
+) -> dict[str, Any]:
+    """Metadata of a promotion: which version is live comes first, then why.
+
+    Args:
+        observed: The look that the promotion rests on.
+        endpoint_url: The endpoint's page.
+        now: Where the release stands after the promotion.
+        live_version: The version behind the alias, as read back.
+        alias: The alias.
+        routes: Traffic percent per served entity, as read back.
+    """
+    return {
+        "live_version": live_version or "none",
+        "alias": alias,
+        "routes": ", ".join(f"{name} {share} %" for name, share in routes.items()),
+        **_story(observed, now or observed.release, endpoint_url),
+    }
+
+
+def _story(observed: Observed, release: ReleaseState, endpoint_url: str) -> dict[str, Any]:
+    verdict, trend = observed.verdict, trend_picture(observed)
+    return {
+        "sentence": verdict.sentence,
         "traffic_percent": release.traffic_percent,
-        "step": release.step + 1,
+        **({"trend": dg.MetadataValue.md(trend)} if trend else {}),
+        "metrics": metrics_table(verdict.metrics),
         "verdict": verdict.action.value,
         "reason": str(verdict.reason),
-        "sentence": verdict.sentence,
         "stage": release.stage.value,
         "challenger_version": release.challenger_version,
         "champion_version": release.champion_version or "none",
         "endpoint": dg.MetadataValue.url(endpoint_url),
-        "metrics": metrics_table(verdict.metrics),
-        "report": dg.MetadataValue.md(report(observed)),
+        "report": dg.MetadataValue.md(report(observed, release)),
     }
-    if observed.lag_seconds is not None:
-        metadata["lag_seconds"] = round(observed.lag_seconds, 1)
-    for metric in verdict.metrics:
-        metadata[f"{metric.name}_challenger"] = rate(metric.challenger_bad, metric.challenger_n)
-        metadata[f"{metric.name}_champion"] = rate(metric.champion_bad, metric.champion_n)
-        metadata[f"{metric.name}_requests"] = metric.challenger_n
-        metadata[f"{metric.name}_harm_e"] = min(metric.harm_e, E_VALUE_SHOWN)
-        metadata[f"{metric.name}_noninferiority_e"] = min(metric.noninferiority_e, E_VALUE_SHOWN)
-    trend = trend_picture(observed)
-    if trend:
-        metadata["trend"] = dg.MetadataValue.md(trend)
-    return {key: value for key, value in metadata.items() if value is not None}
+
+
+def _numbers(metric: MetricVerdict) -> dict[str, float | int]:
+    numbers: dict[str, float | int | None] = {
+        "challenger": rate(metric.challenger_bad, metric.challenger_n),
+        "champion": rate(metric.champion_bad, metric.champion_n),
+        "requests": metric.challenger_n,
+        "harm_e": plotted(metric.harm_e, metric.harm_limit),
+        "noninferiority_e": plotted(metric.noninferiority_e, metric.noninferiority_limit),
+    }
+    return {f"{metric.name}_{name}": number for name, number in numbers.items() if number is not None}
 
 
 def rate(bad: float, rows: int) -> float | None:
-    """Share of bad rows, None without rows."""
-    return bad / rows if rows else None
+    """Share of bad rows to four digits, None without rows."""
+    return float(f"{bad / rows:.4g}") if rows else None
+
+
+def plotted(e_value: float, limit: float) -> float:
+    """An e-value to four digits, and no more than five times its limit."""
+    return float(f"{min(e_value, TIMES_LIMIT_PLOTTED * limit):.4g}")
 
 
 def metrics_table(metrics: Sequence[MetricVerdict]) -> dg.TableMetadataValue:
-    """One row per metric: values, sample, evidence against its limit."""
-    return dg.MetadataValue.table([dg.TableRecord(dict(_row(metric))) for metric in metrics])
+    """One row per metric: bad answers of all, and the evidence for harm and for good, each against its limit."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "metric": metric.name,
+                    "challenger": f"{metric.challenger_bad:g} of {metric.challenger_n}",
+                    "champion": f"{metric.champion_bad:g} of {metric.champion_n}" if metric.champion_n else "-",
+                    "harm": _against(metric.harm_e, metric.harm_limit),
+                    "good": _against(metric.noninferiority_e, metric.noninferiority_limit),
+                    "state": str(metric.state),
+                }
+            )
+            for metric in metrics
+        ]
+    )
 
 
-def _row(metric: MetricVerdict) -> dict[str, str | int | float]:
-    aim = f"margin {metric.margin:g}" if metric.margin is not None else f"bound {metric.bound}"
-    return {
-        "metric": metric.name,
-        "role": ("guard, " if metric.guard else "") + ("required" if metric.required else "not required"),
-        "challenger": f"{metric.challenger_bad:g} of {metric.challenger_n}",
-        "champion": f"{metric.champion_bad:g} of {metric.champion_n}",
-        "aim": aim,
-        "evidence of harm": f"{metric.harm_e:.3g} (limit {metric.harm_limit:.3g})",
-        "evidence of good": f"{metric.noninferiority_e:.3g} (limit {metric.noninferiority_limit:.3g})",
-        "state": str(metric.state),
-    }
+def _against(e_value: float, limit: float) -> str:
+    written = f">{MOST_WRITTEN}" if e_value > MOST_WRITTEN else f"{e_value:.0f}" if e_value >= 100 else f"{e_value:.3g}"
+    return f"{written} / {limit:.3g}"
 
 
-def report(observed: Observed) -> str:
-    """The whole story of one look, in markdown."""
-    release, verdict = observed.release, observed.verdict
+def report(observed: Observed, release: ReleaseState) -> str:
+    """The whole story of one look, in markdown that wraps."""
+    verdict = observed.verdict
+    against = f"champion version {release.champion_version}" if release.champion_version else "no champion"
     lines = [
-        f"### Release {release.release}: {verdict.action} ({verdict.reason})",
+        f"**Release {release.release}: {verdict.action} ({verdict.reason})**",
         "",
-        verdict.sentence,
+        f"Version {release.challenger_version} at {release.traffic_percent} %, {against}. Evidence is held against "
+        "its limit: harm / limit rolls back, good / limit advances.",
         "",
-        f"Version {release.challenger_version} at {release.traffic_percent} %, champion "
-        f"{release.champion_version or 'none'}; {observed.ingests} reads of new rows, evidence digest "
-        f"`{observed.evidence_digest}`.",
-        "",
-        "| metric | challenger | champion | evidence of harm | evidence of good | state |",
-        "|---|---|---|---|---|---|",
     ]
     for metric in verdict.metrics:
-        row = _row(metric)
+        role = " and ".join(word for word, holds in (("guard", metric.guard), ("required", metric.required)) if holds)
         lines.append(
-            f"| {row['metric']} | {row['challenger']} | {row['champion']} | {row['evidence of harm']} "
-            f"| {row['evidence of good']} | {row['state']} |"
+            f"- **{metric.name}** ({role or 'only watched'}): {metric.state}; challenger "
+            f"{percent(metric.challenger_rate)} of {metric.challenger_n}"
+            + (f", champion {percent(metric.champion_rate)} of {metric.champion_n}" if metric.champion_n else "")
+            + f"; {_aim(metric)}; harm {_against(metric.harm_e, metric.harm_limit)}, "
+            f"good {_against(metric.noninferiority_e, metric.noninferiority_limit)}"
         )
+    lines += ["", f"{max(observed.ingests, 0)} reads of new rows; evidence digest `{observed.evidence_digest}`."]
     return "\n".join(lines)
 
 
+def _aim(metric: MetricVerdict) -> str:
+    if metric.margin is not None:
+        return f"margin {points(metric.margin)}"
+    return f"bound {percent(metric.bound)}" if metric.bound is not None else "no bound"
+
+
 def trend_picture(observed: Observed) -> str:
-    """The e-value of the metric that decides, ingest by ingest, against its limit."""
+    """The e-value of the metric that decides, look by look, against its limit, with a caption."""
     metric = _decisive(observed.verdict)
     if metric is None:
         return ""
-    bet = "harm" if metric.harmful else ("noninferiority" if metric.margin is not None else "below")
+    if metric.margin is not None:
+        bet, claim = (Bet.HARM, "is worse") if metric.harmful else (Bet.NONINFERIORITY, "is not worse")
+    else:
+        bet, claim = (Bet.ABOVE, "is above its bound") if metric.harmful else (Bet.BELOW, "is below its bound")
     limit = metric.harm_limit if metric.harmful else metric.noninferiority_limit
-    values = [
-        min(E_VALUE_SHOWN, math.exp(min(float(log_e_value(row.log_capitals[bet])), 30.0)))
+    # Every block of an ingest carries the capitals after the whole of it: one point per ingest and step.
+    capitals = {
+        (row.ingest, row.step): row.log_capitals[bet.value]
         for row in observed.rows
-        if row.kind == "block" and row.metric == metric.name and bet in row.log_capitals
-    ]
-    return sparkline(values, limit=limit, colour="#dc2626" if metric.harmful else "#3b82f6")
+        if row.kind == "block" and row.metric == metric.name and bet.value in row.log_capitals
+    }
+    values = [math.exp(min(float(log_e_value(each)), 30.0)) for _, each in sorted(capitals.items())]
+    picture = sparkline(values, limit=limit, colour="#dc2626" if metric.harmful else "#3b82f6")
+    return f"{picture}\n\nevidence that {metric.name} {claim}; dashed: limit {limit:.3g}" if picture else ""
 
 
 def _decisive(verdict: Verdict) -> MetricVerdict | None:

@@ -118,7 +118,8 @@ def current_release(entries: Sequence[Entry], release: str | None = None) -> Rel
             stage = Stage.FINISHED
         elif row.action is Action.ROLL_BACK:
             stage = Stage.ROLLED_BACK
-    first = rows[0]
+    # A deployment that failed may be tried again, beside another champion by then.
+    first = next((row for row in reversed(rows) if row.action is Action.DEPLOY and row.phase is Phase.INTENT), rows[0])
     champion = first.after.get("champion_version")
     return ReleaseState(
         release=release,

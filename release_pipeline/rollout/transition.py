@@ -173,17 +173,15 @@ class Rollout:
             return state
         if state.stage is Stage.FINISHED:
             raise NotAllowed(f"release {release} has ended its bake; start a release of the older version instead.")
-        if state.open_intent is not None and state.open_intent.action is not Action.ROLL_BACK:
-            opened = state.open_intent
-            entries.append(self._outcome(entries, opened, Phase.FAILED, reason=f"given up for a rollback: {reason}"))
-            state = current_release(entries, release) or state
-        if state.open_intent is None:
+        opened = state.open_intent
+        if opened is None or opened.action is not Action.ROLL_BACK:
+            # One row takes the place of an open intent: between two rows a kill would leave neither.
             names = state.entities
             first = state.champion_version is None
             after: dict[str, Any] = {
                 "traffic_percent": 0,
                 "routes": {} if first else {names["champion"]: 100, names["challenger"]: 0},
-                "alias": {} if first else {self.spec.promotion.alias: state.champion_version},
+                "alias": {self.spec.promotion.alias: state.champion_version},
                 "remove": [names["challenger"]],
                 "rejected": state.challenger_version,
             }
@@ -192,7 +190,7 @@ class Rollout:
                     entries,
                     release,
                     Action.ROLL_BACK,
-                    before={"traffic_percent": state.traffic_percent},
+                    before={"traffic_percent": state.traffic_percent, "gave_up": opened.action.value if opened else ""},
                     after=after,
                     evidence_digest=evidence_digest,
                     reason=reason,

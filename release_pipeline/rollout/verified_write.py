@@ -112,12 +112,15 @@ class VerifiedWrite:
         return self.endpoint.wait(timeout_seconds=self.spec.endpoint.ready_timeout_seconds, progress=self.progress)
 
     def _ensure_alias(self, alias: str, version: str | None, *, only_from: str | None) -> None:
-        """Point the alias at ``version`` and read it back; with ``only_from``, only where it names that version."""
+        """Point the alias at ``version`` (None removes it) and read it back; ``only_from``: only where it names that."""
         named = self.registry.version_of_alias(alias)
         if only_from is not None and named != only_from:
             return
-        if named != version and version is not None:
-            self.registry.set_alias(alias, version)
+        if named != version:
+            if version is None:
+                self.registry.delete_alias(alias)
+            else:
+                self.registry.set_alias(alias, version)
             named = self.registry.version_of_alias(alias)
         if named != version:
             raise NotVerified(f"alias {alias} of {self.registry.name} was set to {version} but names {named}.")

@@ -1,0 +1,121 @@
+"""The arrows between the parts run one way; see docs/architecture.md."""
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PACKAGE = PROJECT / "release_pipeline"
+LONGEST = 400
+
+# What each part may import of the project beside itself.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "clock": set(),
+    "spec_sentences": set(),
+    "spec": {"errors", "spec_sentences"},
+    "gate": {"spec"},
+    "workspace": {"spec", "errors", "clock"},
+    "local_workspace": set(),
+    "rollout": {"gate", "workspace", "spec", "errors", "clock"},
+    "evaluation": {"workspace", "spec", "errors"},
+    "report": {"gate", "rollout", "workspace", "spec", "errors"},
+    "assets": {"report", "rollout", "gate", "evaluation", "workspace", "spec", "errors"},
+    "automation": {"assets", "report", "rollout", "gate", "evaluation", "workspace", "spec", "errors", "clock"},
+    "build": {"assets", "automation", "spec", "errors"},
+    "component": {"build", "spec", "errors"},
+    "definitions": {"component", "build"},
+}
+# They start the others and are imported by nobody; a deployed code location has no use for them.
+OUTERMOST = {"cli", "demo", "__init__", "defs"}
+
+
+def modules() -> Iterator[Path]:
+    return (file for file in sorted(PACKAGE.rglob("*.py")) if "__pycache__" not in file.parts)
+
+
+def part_of(file: Path) -> str:
+    """The part that a module belongs to: its folder below the package, or its own name."""
+    top = file.relative_to(PACKAGE).parts[0]
+    return top.removesuffix(".py")
+
+
+def imports(file: Path) -> Iterator[tuple[str, int, bool]]:
+    """Parts of the project that a module imports, with the line, and whether at its top level."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    at_top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative imports hide the arrows"
+            module = node.module or ""
+            # `from release_pipeline import spec` names a part, too.
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == PACKAGE.name else [module]
+        for name in names:
+            if name.split(".")[0] == PACKAGE.name and "." in name:
+                yield name.split(".")[1], node.lineno, id(node) in at_top
+
+
+def test_every_part_has_its_arrows() -> None:
+    parts = {part_of(file) for file in modules()}
+    assert parts == MAY_IMPORT.keys() | OUTERMOST
+
+
+@pytest.mark.parametrize("part", sorted(MAY_IMPORT))
+def test_a_part_imports_only_what_lies_below_it(part: str) -> None:
+    wrong = [
+        f"{file.relative_to(PROJECT)}:{line} imports {name}"
+        for file in modules()
+        if part_of(file) == part
+        for name, line, _ in imports(file)
+        if name not in MAY_IMPORT[part] | {part}
+    ]
+    assert wrong == []
+
+
+def test_the_arrows_have_no_circle() -> None:
+    left = {part: set(below) for part, below in MAY_IMPORT.items()}
+    while left:
+        free = {part for part, below in left.items() if not below & left.keys()}
+        assert free, f"a circle among {sorted(left)}"
+        left = {part: below for part, below in left.items() if part not in free}
+
+
+def test_only_the_command_line_knows_the_local_workspace_and_only_when_asked() -> None:
+    found = {
+        (part_of(file), at_top)
+        for file in modules()
+        for name, _, at_top in imports(file)
+        if name == "local_workspace" and part_of(file) != "local_workspace"
+    }
+    assert found == {("cli", False)}
+
+
+def test_the_gate_needs_nothing_but_numpy_and_the_standard_library() -> None:
+    import sys
+
+    allowed = sys.stdlib_module_names | {"numpy", "release_pipeline"}
+    for file in (PACKAGE / "gate").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {name.split(".")[0] for name in names} <= allowed, f"{file}:{getattr(node, 'lineno', 0)}"
+
+
+def test_modules_are_short_and_named_for_what_is_in_them() -> None:
+    long = {str(file): len(file.read_text(encoding="utf-8").splitlines()) for file in modules()}
+    assert {name: lines for name, lines in long.items() if lines > LONGEST} == {}
+    assert [file for file in modules() if file.stem in ("utils", "helpers", "common", "misc")] == []
+
+
+def test_the_public_names_are_what_the_package_says() -> None:
+    import release_pipeline
+
+    assert set(release_pipeline.__all__) == {"ReleasePipelineComponent", "ReleaseSpec", "parse_spec"}
+    assert all(getattr(release_pipeline, name) is not None for name in release_pipeline.__all__)
+    assert importlib.util.find_spec("release_pipeline.definitions") is not None

@@ -1,0 +1,212 @@
+"""docs/reference.md and docs/local-workspace.md say what the code says."""
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from release_pipeline.gate.betting import LAMBDAS
+from release_pipeline.gate.evidence import Bet, EvidenceState
+from release_pipeline.gate.verdict import Action as VerdictAction
+from release_pipeline.gate.verdict import GoReason, HoldReason, MetricState, MetricVerdict, Verdict
+from release_pipeline.report.metadata import canary_metadata, promotion_metadata
+from release_pipeline.rollout import ledger
+from release_pipeline.rollout.ledger import Action, Entry, Phase
+from release_pipeline.rollout.observer import Observed
+from release_pipeline.rollout.state import Stage, current_release
+from release_pipeline.spec import GatePart, Metric
+from release_pipeline.workspace import evidence_table
+
+PROJECT = Path(__file__).parents[2]
+DOCS = PROJECT / "docs"
+PACKAGE = PROJECT / "release_pipeline"
+NAMES_OF_METADATA = ("metadata", "numbers")
+METRIC = "METRIC"
+
+
+@pytest.fixture(scope="module")
+def reference() -> str:
+    return (DOCS / "reference.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def maker() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS))
+        yield importlib.import_module("make_reference")
+
+
+def section(text: str, title: str) -> str:
+    """The text below one heading, up to the next of the same rank."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/reference.md has no section {title}"
+    return found.group(1)
+
+
+# Dagster deprecates an argument that release_pipeline/automation/jobs.py still gives.
+@pytest.mark.filterwarnings("ignore:Parameter `partitions_def`:DeprecationWarning")
+@pytest.mark.parametrize("page", ["reference.md", "local-workspace.md"])
+def test_the_generated_parts_are_up_to_date(maker: ModuleType, page: str) -> None:
+    assert (DOCS / page).read_text(encoding="utf-8") == maker.rewritten(page), "run: python docs/make_reference.py"
+
+
+def test_every_route_has_its_client_call_and_the_call_is_in_the_test(maker: ModuleType) -> None:
+    assert set(maker.route_names()) == set(maker.COVERAGE)
+    for route, (call, test) in maker.COVERAGE.items():
+        if not test:
+            continue
+        text = (PROJECT / "tests" / "local_workspace" / test).read_text(encoding="utf-8")
+        called = re.findall(r"`([^`]+)`", call)
+        assert called, f"{route} names a test but no call"
+        assert [each for each in called if each not in text] == [], f"{route}: not in {test}"
+
+
+def metadata_keys() -> set[str]:
+    """Keys of all metadata that assets, automation and report write; ``*`` stands for a part that varies."""
+    keys = {key.replace(METRIC, "*") for key in reported_keys()}
+    for folder in ("assets", "automation"):
+        for file in sorted((PACKAGE / folder).glob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                keys.update(_keys_of(node))
+    return keys
+
+
+def reported_keys() -> set[str]:
+    """Keys that the report writes of one look that holds everything a look can hold."""
+    metric = MetricVerdict(
+        name=METRIC,
+        kind="errors",
+        guard=True,
+        required=True,
+        champion_n=100,
+        champion_bad=1,
+        challenger_n=100,
+        challenger_bad=1,
+        harm_e=1.0,
+        harm_limit=20.0,
+        noninferiority_e=1.0,
+        noninferiority_limit=20.0,
+        margin=0.02,
+        bound=None,
+        state=MetricState.UNDECIDED,
+        requests_left=10,
+    )
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    ledger_rows = [
+        Entry(
+            release="20260101-000000",
+            sequence=1 + index,
+            at=at,
+            actor="test",
+            action=Action.DEPLOY,
+            phase=phase,
+            after={"challenger_version": "2", "champion_version": "1", "entities": {}},
+        )
+        for index, phase in enumerate((Phase.INTENT, Phase.DONE))
+    ]
+    release = current_release(ledger_rows)
+    assert release is not None
+    block = evidence_table.EvidenceRow(
+        release.release, 1, "block", at, metric=METRIC, log_capitals={bet.value: [0.0] * len(LAMBDAS) for bet in Bet}
+    )
+    gate = GatePart(metrics=(Metric(name=METRIC, kind="errors"),))
+    seen = Observed(
+        release=release,
+        endpoint=None,
+        evidence=EvidenceState(gate=gate, levels={METRIC: 0.01}, bucket_seconds=60.0),
+        rows=(block,),
+        verdict=Verdict(VerdictAction.HOLD, HoldReason.NOT_ENOUGH, "Hold.", (metric,)),
+        evidence_digest="0" * 16,
+        thresholds={METRIC: None},
+        ingests=1,
+        lag_seconds=1.0,
+    )
+    canary = canary_metadata(seen, endpoint_url="http://127.0.0.1/")
+    promotion = promotion_metadata(
+        seen, endpoint_url="http://127.0.0.1/", now=release, live_version="2", alias="champion", routes={"two": 100}
+    )
+    return canary.keys() | promotion.keys()
+
+
+def _keys_of(node: ast.AST) -> Iterator[str]:
+    value: ast.expr | None = None
+    if isinstance(node, ast.keyword) and node.arg == "metadata":
+        value = node.value
+    elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Name) and target.id in NAMES_OF_METADATA:
+                value = node.value
+            elif (
+                isinstance(target, ast.Subscript)
+                and isinstance(target.value, ast.Name)
+                and target.value.id in NAMES_OF_METADATA
+            ):
+                yield from _text(target.slice)
+    for inner in ast.walk(value) if value is not None else ():
+        if isinstance(inner, ast.Dict):
+            for key in inner.keys:
+                yield from _text(key)
+
+
+def _text(key: ast.expr | None) -> Iterator[str]:
+    if isinstance(key, ast.Constant) and isinstance(key.value, str):
+        yield key.value
+    elif isinstance(key, ast.JoinedStr):
+        yield "".join(part.value if isinstance(part, ast.Constant) else "*" for part in key.values)
+
+
+def test_every_metadata_key_is_described(reference: str) -> None:
+    keys = metadata_keys()
+    assert {"traffic_percent", "live_version", "*_harm_e"} <= keys, "the collection of keys has lost its way"
+    described = section(reference, "Metadata")
+    missing = [
+        key for key in sorted(keys) if not re.search("`" + re.escape(key).replace(r"\*", "<[a-z]+>") + "`", described)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("reason", [*HoldReason, *GoReason])
+def test_every_reason_is_listed(reference: str, reason: str) -> None:
+    assert f"`{reason}`" in section(reference, "Verdicts and their reasons")
+
+
+def test_every_column_is_described(reference: str) -> None:
+    tables = section(reference, "Tables")
+    evidence = dict(evidence_table._COLUMNS)
+    pairs = [tuple(column.split()) for column in ledger._COLUMNS.split(",")]
+    for name, kind in [*pairs, *evidence.items()]:
+        assert f"| `{name}` | {kind} |" in tables
+    assert tables.count("\n| `") == len(pairs) + len(evidence)
+
+
+@pytest.mark.parametrize("word", [*Action, *Phase, *Stage])
+def test_every_word_of_the_ledger_is_named(reference: str, word: str) -> None:
+    assert f"`{word}`" in section(reference, "Tables")
+
+
+def test_every_tag_is_described(reference: str) -> None:
+    found: set[str] = set()
+    for file in PACKAGE.rglob("*.py"):
+        if "local_workspace" not in file.parts and "demo" not in file.parts:
+            text = file.read_text(encoding="utf-8")
+            found.update(re.findall(r'"(release_pipeline[./][a-z_]+)"', text))
+    found = {tag for tag in found if not tag.endswith((".defs", ".definitions"))}
+    assert {"release_pipeline.status", "release_pipeline/endpoint"} <= found, "the collection of tags has lost its way"
+    tags = section(reference, "Tags")
+    assert [tag for tag in sorted(found) if f"`{tag}`" not in tags] == []
+
+
+def test_every_field_of_a_run_configuration_is_described(reference: str) -> None:
+    from release_pipeline.assets.logged_model import LoggedModelConfig
+    from release_pipeline.automation.jobs import RollbackConfig
+
+    described = section(reference, "What Dagster shows")
+    for config in (LoggedModelConfig, RollbackConfig):
+        for name, field in config.model_fields.items():
+            default = {"": "empty", False: "`false`"}.get(field.default, f"`{field.default}`")
+            assert f"| `{name}` | {default} |" in described

@@ -1,0 +1,41 @@
+"""A ResponsesAgent that behaves as its configuration says: answers, raises, sleeps, or leaves its stream open."""
+
+import os
+import time
+from collections.abc import Generator
+
+import mlflow
+from mlflow.models import ModelConfig
+from mlflow.pyfunc import ResponsesAgent
+from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse, ResponsesAgentStreamEvent
+
+
+class ConfiguredAgent(ResponsesAgent):
+    def __init__(self) -> None:
+        self.config = ModelConfig(development_config={}).to_dict()
+        wanted = self.config.get("needs_variable")
+        if wanted and wanted not in os.environ:
+            raise RuntimeError(f"the weights need the variable {wanted}")
+
+    def predict(self, request: ResponsesAgentRequest) -> ResponsesAgentResponse:
+        text = self._answer(request)
+        return ResponsesAgentResponse(output=[self.create_text_output_item(text=text, id="item-1")])
+
+    def predict_stream(self, request: ResponsesAgentRequest) -> Generator[ResponsesAgentStreamEvent, None, None]:
+        text = self._answer(request)
+        yield ResponsesAgentStreamEvent(**self.create_text_delta(delta=text, item_id="item-1"))
+        if not self.config.get("leaves_stream_open"):
+            item = self.create_text_output_item(text=text, id="item-1")
+            yield ResponsesAgentStreamEvent(type="response.output_item.done", item=item)
+
+    def _answer(self, request: ResponsesAgentRequest) -> str:
+        content = request.input[-1].model_dump()["content"]
+        text = content if isinstance(content, str) else str(content[0]["text"])
+        word = self.config.get("raises_on")
+        if word and word in text:
+            raise ValueError(f"cannot answer about {word}")
+        time.sleep(float(self.config.get("sleeps", 0)))
+        return f"{self.config.get('says', 'echo')}: {text}"
+
+
+mlflow.models.set_model(ConfiguredAgent())

@@ -1,0 +1,82 @@
+"""The ledger in the warehouse: one writer wins, rows stay, and what was written is what is read."""
+
+import re
+from pathlib import Path
+
+import release_pipeline
+from release_pipeline.errors import Superseded
+from release_pipeline.rollout.ledger import Action, Entry, Ledger, Phase
+from tests.pipeline.conftest import Model, together
+
+
+def append(ledger: Ledger, entries: list[Entry], *, actor: str = "test", reason: str = "because") -> Entry:
+    return ledger.append(
+        entries,
+        release="20260101-000000",
+        actor=actor,
+        action=Action.DEPLOY,
+        phase=Phase.INTENT,
+        before={"champion_version": None},
+        after={"routes": {"a": 75, "b": 25}, "note": 'it\'s "quoted"; DROP TABLE x --'},
+        config_version=3,
+        evidence_digest="0123456789abcdef",
+        reason=reason,
+    )
+
+
+def test_what_is_appended_is_read_back_as_it_was_in_order(model: Model) -> None:
+    ledger = model.parts().ledger
+    assert ledger.read() == [], "no table is an empty ledger"
+    ledger.create()
+    ledger.create()
+    entries: list[Entry] = []
+    for reason in ("it's worse; '); --", "größer ≥ 5 %\nsecond line", ""):
+        entries.append(append(ledger, entries, reason=reason))
+    read = model.parts().ledger.read()
+    assert [entry.sequence for entry in read] == [1, 2, 3]
+    assert [entry.reason for entry in read] == ["it's worse; '); --", "größer ≥ 5 %\nsecond line", ""]
+    assert read == entries, "every field, the time to the microsecond"
+
+
+def test_of_two_writers_at_once_exactly_one_wins(model: Model) -> None:
+    model.parts().ledger.create()
+    wins = {"one": 0, "two": 0}
+    for _ in range(6):
+        entries = model.parts().ledger.read()
+        results = together(
+            lambda entries=entries: append(model.parts().ledger, entries, actor="one"),
+            lambda entries=entries: append(model.parts().ledger, entries, actor="two"),
+        )
+        won = [result for result in results if isinstance(result, Entry)]
+        lost = [result for result in results if not isinstance(result, Entry)]
+        assert len(won) == 1
+        assert [type(error) for error in lost] == [Superseded]
+        assert "nothing was changed" in str(lost[0])
+        wins[won[0].actor] += 1
+        after = model.parts().ledger.read()
+        assert after == [*entries, won[0]]
+    assert sum(wins.values()) == 6
+
+
+def test_a_writer_that_missed_a_row_is_superseded(model: Model) -> None:
+    ledger = model.parts().ledger
+    ledger.create()
+    first = append(ledger, [])
+    try:
+        append(ledger, [])
+    except Superseded as error:
+        assert model.spec.ledger_table in str(error)
+    else:
+        raise AssertionError("the second writer had not read the first one's row")
+    assert ledger.read() == [first]
+
+
+def test_no_statement_of_the_pipeline_updates_or_deletes_rows() -> None:
+    source = Path(release_pipeline.__file__).parent
+    changing = re.compile(r"\b(UPDATE\s+\S+\s+SET|DELETE\s+FROM|TRUNCATE\s+TABLE|MERGE\s+INTO|DROP\s+TABLE)\b")
+    searched = 0
+    for folder in ("rollout", "workspace", "automation", "assets", "gate", "evaluation"):
+        for file in (source / folder).rglob("*.py"):
+            searched += "INSERT INTO" in file.read_text()
+            assert not changing.search(file.read_text()), file
+    assert searched == 2, "the ledger and the evidence are written with INSERT, and are what was searched"

@@ -1,0 +1,277 @@
+"""From real requests to evidence to verdicts, and from stored evidence to the same verdicts again."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from release_pipeline.gate.evidence import Baseline, Bet, EvidenceState, Observation
+from release_pipeline.gate.replay import replay
+from release_pipeline.gate.verdict import Action, HoldReason
+from release_pipeline.rollout.observer import Observed, bucket_seconds, fold_rows
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.client import connect
+from release_pipeline.workspace.evidence_table import EvidenceRow, digest
+from release_pipeline.workspace.tracer import PREFIX, send_tracer
+from tests.conftest import RunningWorkspace
+from tests.pipeline.conftest import Model, next_tick, together
+
+CHUNK = 30
+
+
+def counts(observed: Observed) -> tuple[int, int, int, int]:
+    """Rows and bad rows of the champion, then of the challenger, over all steps."""
+    total = observed.evidence.metric("errors").total()
+    champion, challenger = total.champion or (0, 0), total.challenger or (0, 0)
+    return sum(champion), champion[1], sum(challenger), challenger[1]
+
+
+def in_ramp(model: Model, config: str) -> str:
+    """A release of one configuration at its first step, beside a champion; its key."""
+    model.champion()
+    model.deploy(release := model.release(), model.register(config))
+    model.step(release)
+    return release
+
+
+@pytest.fixture
+def ramping(deployed: tuple[Model, str]) -> tuple[Model, str]:
+    """A release at its first step."""
+    model, release = deployed
+    model.step(release)
+    return deployed
+
+
+def look(model: Model, release: str, *, ingest: bool = True) -> Observed:
+    observed = model.parts().observer.look(release, ingest=ingest)
+    assert observed is not None
+    return observed
+
+
+def ask_and_look(model: Model, release: str, count: int = CHUNK) -> Observed:
+    """Ask, wait for the rows, and look."""
+    before = model.counted(model.parts())
+    model.ask(count, "a question")
+    model.rows(before + count)
+    return look(model, release)
+
+
+def observation(row: EvidenceRow) -> Observation:
+    return Observation(
+        ingest=row.ingest,
+        step=row.step,
+        bucket_start=row.bucket_start,
+        metric=row.metric,
+        champion=row.champion,
+        challenger=row.challenger,
+        from_version=row.from_version,
+        to_version=row.to_version,
+        watermark=row.watermark,
+    )
+
+
+def running_capitals(state: EvidenceState, row: EvidenceRow) -> dict[str, list[str]]:
+    """What the evidence table must hold beside a block, to the last bit: harm over all steps, the rest by step."""
+    accounts = state.metric(row.metric).accounts
+    return {
+        bet.value: [value.hex() for value in (account.carried() if bet is Bet.HARM else account.at(row.step))]
+        for bet, account in accounts.items()
+    }
+
+
+def comes_out_again(rows: Sequence[EvidenceRow], live: Sequence[Observed], spec: ReleaseSpec) -> None:
+    """The rule over the stored rows gives the state, the stored log-capitals and the verdict of every live look."""
+    blocks = [row for row in rows if row.kind == "block"]
+    (errors,) = spec.gate.metrics
+    baselines = [Baseline.freeze(errors, sum(row.champion), row.champion[1]) for row in rows if row.kind == "baseline"]
+    looks = replay(
+        map(observation, blocks),
+        baselines,
+        spec,
+        bucket_seconds=bucket_seconds(rows),
+        step_starts=[step.started_at.timestamp() for step in live[-1].release.steps],
+        looked_at={row.ingest: row.at.timestamp() for row in rows if row.kind == "ingest" and row.ingest},
+    )
+    assert [look.verdict for look in looks] == [observed.verdict for observed in live]
+    assert [look.state for look in looks] == [observed.evidence for observed in live]
+    states = {look.ingest: look.state for look in looks}
+    for row in blocks:
+        stored = {bet: [float(value).hex() for value in values] for bet, values in row.log_capitals.items()}
+        assert stored == running_capitals(states[row.ingest], row)
+    assert any(value for row in blocks for value in row.log_capitals["harm"]), "something was bet"
+
+
+@pytest.mark.parametrize(("config", "end"), [("second", Action.ADVANCE), ("raising", Action.ROLL_BACK)])
+def test_traffic_becomes_evidence_and_a_verdict_that_the_stored_rows_give_again(
+    config: str, end: Action, model: Model
+) -> None:
+    release = in_ramp(model, config)
+    looks: list[Observed] = []
+    while not looks or looks[-1].verdict.action is Action.HOLD:
+        assert len(looks) < 20, looks[-1].verdict.sentence
+        looks.append(ask_and_look(model, release))
+    last = looks[-1]
+    assert last.verdict.action is end
+    n, bad, challenger_n, challenger_bad = counts(last)
+    assert n + challenger_n == CHUNK * len(looks), "tracers and requests before the step are no evidence"
+    assert (bad, challenger_bad) == (0, challenger_n if config == "raising" else 0)
+    assert [observed.ingests for observed in looks] == list(range(1, len(looks) + 1))
+    rows = model.parts().observer.evidence.read(release)
+    assert digest(rows) == last.evidence_digest
+    comes_out_again(rows, looks, model.spec)
+    idle = look(model, release, ingest=False)
+    assert (idle.evidence, idle.evidence_digest, idle.verdict) == (last.evidence, last.evidence_digest, last.verdict)
+
+
+def test_a_release_goes_on_from_stored_evidence_at_its_next_step(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    first = ask_and_look(model, release)
+    model.step(release, 1)
+    second = ask_and_look(model, release)
+    assert [step.step for step in second.release.steps] == [0, 1]
+    evidence = second.evidence.metric("errors")
+    assert sum(evidence.seen(0).champion) + sum(evidence.seen(0).challenger) == CHUNK
+    assert sum(evidence.seen(1).champion) + sum(evidence.seen(1).challenger) == CHUNK
+    assert evidence.seen(0) == first.evidence.metric("errors").seen(0)
+    assert second.verdict.metrics[0].champion_n == sum(evidence.seen(1).champion), "a step is judged by its own rows"
+
+
+def test_without_new_rows_nothing_is_written(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    ask_and_look(model, release)
+    before = model.parts().observer.evidence.read(release)
+    again = look(model, release)
+    assert list(again.rows) == before
+
+
+def test_rows_of_an_unknown_entity_hold_the_release_and_are_counted_once_a_tracer_came(model: Model) -> None:
+    model.champion()
+    version = model.register("second")
+    parts, release = model.parts(), model.release()
+    # Killed before the tracers of the deployment were sent: nothing says which entity is the new version's.
+    latest = parts.payload.latest()
+    assert latest is not None
+    parts.rollout.deploy(release, version, model.entity(version), table_version=latest[0])
+    model.step(release)
+    held = ask_and_look(model, release)
+    assert held.verdict.reason == HoldReason.MAPPING_UNKNOWN
+    assert held.verdict.action is Action.HOLD
+    assert counts(held) == (0, 0, 0, 0), "what is not understood is not counted in part"
+    before = model.counted(parts)
+    endpoint = parts.endpoint.read()
+    assert endpoint is not None
+    for entity in endpoint.entities:
+        send_tracer(parts.endpoint, entity, None)
+    model.rows(before + 2)
+    seen = look(model, release)
+    assert seen.verdict.reason != HoldReason.MAPPING_UNKNOWN
+    n, _, challenger_n, _ = counts(seen)
+    assert n + challenger_n == CHUNK
+    assert min(n, challenger_n) > 0
+
+
+def test_tracers_and_refused_requests_are_no_evidence(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    parts = model.parts()
+    endpoint = parts.endpoint.read()
+    assert endpoint is not None
+    before = model.counted(parts)
+    for _ in range(5):
+        for entity in endpoint.entities:
+            send_tracer(parts.endpoint, entity, None)
+    model.rows(before + 10)
+    seen = look(model, release)
+    assert counts(seen) == (0, 0, 0, 0)
+    assert seen.verdict.reason == HoldReason.NO_DATA
+    tracers = parts.workspace.warehouse.execute(
+        f"SELECT count(*) AS n FROM {model.spec.payload_table} WHERE client_request_id LIKE '{PREFIX}%'"
+    )
+    assert int(tracers[0]["n"] or 0) >= 10
+
+
+def test_a_table_that_is_gone_holds_the_release(model: Model) -> None:
+    release = in_ramp(model, "second")
+    model.parts().workspace.warehouse.execute(f"DROP TABLE {model.spec.payload_table}")
+    held = look(model, release)
+    assert held.verdict.reason == HoldReason.TABLE_MISSING
+    assert model.spec.payload_table in held.verdict.sentence
+
+
+def test_two_observers_at_once_do_not_count_twice(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    asked = 0
+    for _ in range(4):
+        before = model.counted(model.parts())
+        model.ask(10, "a question")
+        asked += 10
+        model.rows(before + 10)
+        seen = together(*[lambda: look(model, release)] * 2)
+        assert [type(result) for result in seen] == [Observed, Observed], seen
+        now = look(model, release)
+        n, _, challenger_n, _ = counts(now)
+        assert n + challenger_n == asked
+        rows = model.parts().observer.evidence.read(release)
+        assert fold_rows(rows, model.spec) == now.evidence
+        assert [row.ingest for row in rows if row.kind == "ingest"] == list(range(now.ingests + 1))
+        reads = sorted((row.from_version, row.to_version) for row in rows if row.kind == "ingest" and row.ingest)
+        for earlier, later in zip(reads, reads[1:], strict=False):
+            assert later[0] == earlier[1] + 1, "every commit is read once"
+
+
+@pytest.fixture
+def doubling_workspace(workspace: RunningWorkspace, tmp_path: Path) -> Iterator[RunningWorkspace]:
+    """A workspace of its own that delivers every row twice, in later commits."""
+    running = RunningWorkspace(tmp_path, "--duplicate-fraction", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABRICKS_HOST", running.url)
+        patch.setenv("DATABRICKS_TOKEN", running.token)
+        connect()
+        yield running
+    running.stop()
+
+
+@pytest.mark.slow
+def test_rows_that_are_delivered_twice_are_counted_once(doubling_workspace: RunningWorkspace) -> None:
+    from release_pipeline.spec import parse_spec
+    from release_pipeline.workspace import tracking
+    from tests.pipeline.conftest import MODELS, attributes
+
+    spec = parse_spec(attributes("doubled"), file=MODELS / "defs.yaml")
+
+    def log(config: str) -> tracking.ReleaseRun:
+        return tracking.log_model(
+            connect(), spec, config, source=MODELS / "agent.py", config=MODELS / f"{config}.yaml", folder=MODELS
+        )
+
+    model = Model(spec, log)
+    release = in_ramp(model, "second")
+    for asked in (10, 20, 30):
+        before = model.counted(model.parts())
+        model.ask(10, "a question")
+        model.rows(before + 10)
+        look(model, release)
+        n, _, challenger_n, _ = counts(look(model, release))
+        assert n + challenger_n <= asked
+    tracers = 4
+    model.rows(2 * 30 + 2 * tracers)
+    n, _, challenger_n, _ = counts(look(model, release))
+    assert n + challenger_n == 30
+
+
+def test_evidence_holds_counts_and_no_text_of_any_request(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    before = model.counted(model.parts())
+    model.ask(10, "a question about Caesar's private matters")
+    model.rows(before + 10)
+    look(model, release)
+    warehouse = model.parts().workspace.warehouse
+    for table in (model.spec.evidence_table, model.spec.ledger_table):
+        text = json.dumps(warehouse.execute(f"SELECT * FROM {table}"))
+        assert release in text
+        assert "Caesar" not in text
+
+
+def test_a_tick_has_nothing_to_finish_where_nothing_is_open(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    assert not next_tick(model, release)

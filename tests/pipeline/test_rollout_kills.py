@@ -1,0 +1,452 @@
+"""A run that is killed between any two of its calls is finished, or was never begun, after the next tick.
+
+Killed means: a BaseException at the N-th HTTP call of the action, before it is sent or after it was answered, for
+every N until the action ends unharmed. What the server then holds is looked at, so every state between two calls is
+seen; then the functions that the next tick's run would call go on from it with new parts.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+import requests
+
+from release_pipeline.errors import Superseded
+from release_pipeline.rollout.ledger import Action, Phase
+from release_pipeline.rollout.state import Stage, current_release
+from release_pipeline.workspace.registry import TAG_RELEASE, TAG_STATUS
+from tests.pipeline.checkpoint import Checkpoint, World
+from tests.pipeline.conftest import Model, next_tick
+
+MOST_CALLS = 80
+CHAMPION, CHALLENGER = "1", "2"
+
+
+@dataclass(frozen=True)
+class Kills:
+    """Where an action is killed: at its calls, or only at those that write; before or after each."""
+
+    at: Literal["calls", "writes"]
+    moment: Literal["before", "after"]
+
+    def __str__(self) -> str:
+        return f"{self.moment}-{self.at}"
+
+
+# Between two writes the server does not change, so a kill after each write leaves every state that a kill can leave.
+# It is enough where every round has to start a scoring process again; all calls are in the slower suite.
+QUICK = [Kills("calls", "before"), pytest.param(Kills("calls", "after"), marks=pytest.mark.slow)]
+DEAR = [Kills("writes", "after"), pytest.param(Kills("calls", "before"), marks=pytest.mark.slow)]
+SLOW = [
+    pytest.param(Kills("writes", "after"), marks=pytest.mark.slow),
+    pytest.param(Kills("calls", "before"), marks=pytest.mark.slow),
+]
+
+
+class Killed(BaseException):
+    """What a run sees of SIGKILL: nothing that it could catch."""
+
+
+class Killer:
+    """Ends its caller at one of the HTTP calls of both clients."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._at, self._kills, self.calls = 0, Kills("calls", "before"), 0
+        send = requests.Session.send
+
+        def counted(session: requests.Session, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+            if not self._at or (self._kills.at == "writes" and not writes(request)):
+                return send(session, request, **options)
+            self.calls += 1
+            if self.calls == self._at and self._kills.moment == "before":
+                raise Killed
+            answer = send(session, request, **options)
+            if self.calls == self._at:
+                raise Killed
+            return answer
+
+        patch.setattr(requests.Session, "send", counted)
+
+    def kills(self, act: Callable[[], Any], *, at: int, kills: Kills) -> bool:
+        """Run ``act`` and end it at its call (or write) number ``at``; whether it was killed."""
+        self._at, self._kills, self.calls = at, kills, 0
+        try:
+            act()
+        except Killed:
+            return True
+        finally:
+            self._at = 0
+        return False
+
+
+def writes(request: requests.PreparedRequest) -> bool:
+    """Whether a call can change the server."""
+    if request.method == "GET":
+        return False
+    body = request.body.decode() if isinstance(request.body, bytes) else str(request.body)
+    return "sql/statements" not in str(request.url) or "INSERT INTO" in body or "CREATE TABLE" in body
+
+
+@pytest.fixture
+def killer(monkeypatch: pytest.MonkeyPatch) -> Killer:
+    return Killer(monkeypatch)
+
+
+@dataclass(frozen=True)
+class Change:
+    """An action on the releases of one model, and what it must come to.
+
+    Attributes:
+        act: Begins the action in a run of its own; asked again, it begins anew.
+        stage: Where the release is at the end.
+        shares: Traffic by version at the end.
+        versions: Versions on the endpoint at the end.
+        alias: Version of the alias at the end.
+        status: Tag of the challenger's version at the end; None where the action does not set it.
+        tag_of: The version that is tagged.
+        challenger_alias: Version of the alias `challenger` at the end.
+    """
+
+    action: Action
+    act: Callable[[], Any]
+    stage: Stage
+    shares: Mapping[str, int]
+    versions: set[str]
+    alias: str | None
+    status: str | None = None
+    challenger_alias: str | None = CHALLENGER
+    tag_of: str = CHALLENGER
+
+
+def killed_at(model: Model, release: str, killer: Killer, change: Change, at: int, kills: Kills) -> bool:
+    """Kill the action at one call, look, let the next tick go on, and look again; False where it was not killed."""
+    before = World.of(model)
+    killed = killer.kills(change.act, at=at, kills=kills)
+    between = World.of(model)
+    begun = len(between.entries) > len(before.entries)
+    is_sound(before, between, change, begun)
+    if killed:
+        ticks = 0
+        while next_tick(model, release):
+            ticks += 1
+        assert ticks <= 1, "one tick is enough to finish what is open"
+        assert next_tick(model, release) is False
+        if not begun:
+            assert World.of(model) == before, "nothing was changed before the intent was written"
+            change.act()
+    has_come_true(model, release, change, before)
+    return killed
+
+
+def is_sound(before: World, now: World, change: Change, begun: bool) -> None:
+    """What holds between any two calls."""
+    moved = (now.shares, now.versions, now.alias) != (before.shares, before.versions, before.alias)
+    assert begun or not moved, "the intent is written ahead of what it announces"
+    assert now.alias in (before.alias, change.alias)
+    if before.endpoint is None or change.shares == {}:
+        return  # a first release: nobody was served before, or nobody will be
+    assert sum(now.shares.values()) == 100
+    assert now.shares in (before.shares, change.shares) or (
+        # on its way back, the champion has all traffic before the challenger's entity goes
+        change.action is Action.ROLL_BACK and now.shares == {CHAMPION: 100}
+    )
+    if before.alias is not None:
+        assert now.alias in now.versions, "the alias names a version that does not serve"
+    if now.alias != before.alias:
+        assert now.shares == {change.alias: 100}, "the alias moved before the traffic"
+    for gone in before.versions - now.versions:
+        assert now.shares.get(gone, 0) == 0
+        assert now.shares == change.shares, f"version {gone} left before the other had all traffic"
+        assert now.alias == change.alias != gone, f"version {gone} left while the alias named it"
+
+
+def has_come_true(model: Model, release: str, change: Change, before: World) -> None:
+    """The end of the action, however often it was killed."""
+    now = World.of(model)
+    state = current_release(now.entries, release)
+    assert state is not None
+    assert state.open_intent is None
+    assert state.stage is change.stage
+    assert now.shares == change.shares
+    assert now.versions == change.versions
+    assert now.endpoint is None or not now.endpoint.updating
+    assert now.alias == change.alias
+    assert now.challenger_alias == change.challenger_alias
+    assert [entry.sequence for entry in now.entries] == list(range(1, len(now.entries) + 1))
+    added = now.entries[len(before.entries) :]
+    assert [(entry.action, entry.phase) for entry in added if entry.release == release] == [
+        (change.action, Phase.INTENT),
+        (change.action, Phase.DONE),
+    ], "the intent is written once, and so is its outcome"
+    if change.status is not None:
+        version = model.parts().registry.get(change.tag_of)
+        assert version is not None
+        assert version.tags[TAG_STATUS] == change.status
+        if change.status == "promoted":
+            assert version.tags[TAG_RELEASE] == release
+
+
+@dataclass
+class Changes:
+    """The actions on a champion of version 1 and a challenger of version 2."""
+
+    model: Model
+
+    def deploy(self, release: str) -> Change:
+        return Change(
+            Action.DEPLOY,
+            lambda: self.model.parts("run").rollout.deploy(
+                release, CHALLENGER, self.model.entity(CHALLENGER), table_version=0
+            ),
+            Stage.DEPLOYED,
+            {CHAMPION: 100},
+            {CHAMPION, CHALLENGER},
+            CHAMPION,
+        )
+
+    def set_traffic(self, release: str) -> Change:
+        return Change(
+            Action.SET_TRAFFIC,
+            lambda: self.model.step(release),
+            Stage.RAMPING,
+            {CHAMPION: 75, CHALLENGER: 25},
+            {CHAMPION, CHALLENGER},
+            CHAMPION,
+        )
+
+    def promote(self, release: str) -> Change:
+        return Change(
+            Action.PROMOTE,
+            lambda: self.model.promote(release),
+            Stage.PROMOTED,
+            {CHALLENGER: 100},
+            {CHAMPION, CHALLENGER},
+            CHALLENGER,
+            status="promoted",
+            challenger_alias=None,
+        )
+
+    def retire(self, release: str) -> Change:
+        return Change(
+            Action.RETIRE,
+            lambda: self.model.parts("run").rollout.retire(release),
+            Stage.FINISHED,
+            {CHALLENGER: 100},
+            {CHALLENGER},
+            CHALLENGER,
+            challenger_alias=None,
+        )
+
+    def roll_back(self, release: str) -> Change:
+        return Change(
+            Action.ROLL_BACK,
+            lambda: self.model.parts("run").rollout.roll_back(release, reason="it is worse"),
+            Stage.ROLLED_BACK,
+            {CHAMPION: 100},
+            {CHAMPION},
+            CHAMPION,
+            status="rejected",
+            challenger_alias=None,
+        )
+
+
+@pytest.fixture
+def changes(model: Model) -> Changes:
+    """A champion that serves, and a registered challenger."""
+    assert (model.champion(), model.register("second")) == (CHAMPION, CHALLENGER)
+    return Changes(model)
+
+
+def until_unharmed(kill_at: Callable[[int], bool]) -> None:
+    """Kill at the first call, at the second, and so on until nothing is left to be killed."""
+    for at in range(1, MOST_CALLS):
+        if not kill_at(at):
+            return
+    raise AssertionError(f"an action takes more than {MOST_CALLS} calls")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kills", QUICK, ids=str)
+def test_a_killed_traffic_step_and_a_killed_promotion_are_finished(
+    kills: Kills, beside_champion: tuple[Model, Checkpoint], killer: Killer
+) -> None:
+    model, deployed = beside_champion
+    changes = Changes(model)
+    points = {"set_traffic": 0, "promote": 0}
+
+    def kill_at(at: int) -> bool:
+        release = deployed.restore(model)
+        stepped = killed_at(model, release, killer, changes.set_traffic(release), at, kills)
+        promoted = killed_at(model, release, killer, changes.promote(release), at, kills)
+        points["set_traffic"] += stepped
+        points["promote"] += promoted
+        return stepped or promoted
+
+    until_unharmed(kill_at)
+    print(points)
+    assert points["set_traffic"] >= 9
+    assert points["promote"] >= 15
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kills", DEAR, ids=str)
+def test_a_killed_deployment_and_a_killed_rollback_of_what_was_promoted_are_finished(
+    kills: Kills, changes: Changes, killer: Killer
+) -> None:
+    model = changes.model
+    points = {"deploy": 0, "roll_back": 0}
+
+    def kill_at(at: int) -> bool:
+        release = model.release()
+        model.parts().registry.set_alias("challenger", CHALLENGER)
+        deployed = killed_at(model, release, killer, changes.deploy(release), at, kills)
+        model.step(release)
+        model.promote(release)
+        rolled_back = killed_at(model, release, killer, changes.roll_back(release), at, kills)
+        points["deploy"] += deployed
+        points["roll_back"] += rolled_back
+        return deployed or rolled_back
+
+    until_unharmed(kill_at)
+    print(points)
+    few = kills.at == "writes"
+    assert points["deploy"] >= (4 if few else 12)
+    assert points["roll_back"] >= (7 if few else 20)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kills", DEAR, ids=str)
+def test_a_killed_rollback_from_the_ramp_is_finished(kills: Kills, changes: Changes, killer: Killer) -> None:
+    model = changes.model
+    points = 0
+
+    def kill_at(at: int) -> bool:
+        nonlocal points
+        release = model.release()
+        model.parts().registry.set_alias("challenger", CHALLENGER)
+        changes.deploy(release).act()
+        model.step(release)
+        killed = killed_at(model, release, killer, changes.roll_back(release), at, kills)
+        points += killed
+        return killed
+
+    until_unharmed(kill_at)
+    print(points)
+    assert points >= (6 if kills.at == "writes" else 18)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kills", SLOW, ids=str)
+def test_a_killed_end_of_the_bake_is_finished(kills: Kills, changes: Changes, killer: Killer) -> None:
+    model = changes.model
+    model.deploy(release := model.release(), CHALLENGER)
+    model.step(release)
+    model.promote(release)
+    promoted = Checkpoint.of(model, release)
+    points = 0
+
+    def kill_at(at: int) -> bool:
+        nonlocal points
+        release = promoted.restore(model)
+        killed = killed_at(model, release, killer, changes.retire(release), at, kills)
+        points += killed
+        return killed
+
+    until_unharmed(kill_at)
+    print(points)
+    assert points >= (3 if kills.at == "writes" else 9)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kills", SLOW, ids=str)
+def test_a_killed_first_release_is_finished_and_a_killed_rollback_of_it_leaves_nothing(
+    kills: Kills, model: Model, killer: Killer
+) -> None:
+    assert model.register("first") == "1"
+    points = {"deploy": 0, "promote": 0, "roll_back": 0}
+
+    def first(action: Action, act: Callable[[], Any], stage: Stage, alias: str | None, **ends: Any) -> Change:
+        serves = stage is not Stage.ROLLED_BACK
+        shares, versions = ({"1": 100}, {"1"}) if serves else ({}, set())
+        return Change(action, act, stage, shares, versions, alias, **{"tag_of": "1", **ends})
+
+    def kill_at(at: int) -> bool:
+        release, parts = model.release(), model.parts("run")
+        parts.registry.set_alias("challenger", "1")
+        entity = model.entity("1")
+        chain = (
+            first(
+                Action.DEPLOY,
+                lambda: parts.rollout.deploy(release, "1", entity, table_version=0),
+                Stage.RAMPING,
+                None,
+                challenger_alias="1",
+            ),
+            first(
+                Action.PROMOTE,
+                lambda: model.promote(release),
+                Stage.PROMOTED,
+                "1",
+                status="promoted",
+                challenger_alias=None,
+            ),
+            first(
+                Action.ROLL_BACK,
+                lambda: parts.rollout.roll_back(release, reason="it is bad"),
+                Stage.ROLLED_BACK,
+                None,
+                status="rejected",
+                challenger_alias=None,
+            ),
+        )
+        any_killed = False
+        for change in chain:
+            killed = killed_at(model, release, killer, change, at, kills)
+            points[change.action.value] += killed
+            any_killed = any_killed or killed
+        return any_killed
+
+    until_unharmed(kill_at)
+    print(points)
+    assert min(points.values()) >= (3 if kills.at == "writes" else 8)
+
+
+def test_a_rollback_that_is_killed_again_and_again_outranks_a_killed_promotion(
+    changes: Changes, killer: Killer
+) -> None:
+    model, champion = changes.model, CHAMPION
+    model.deploy(release := model.release(), CHALLENGER)
+    model.step(release)
+    # The promotion is killed when the traffic has moved and the alias has not.
+    assert killer.kills(changes.promote(release).act, at=2, kills=Kills("writes", "after"))
+    ended = World.of(model)
+    assert (ended.shares, ended.alias) == ({CHALLENGER: 100}, champion)
+    roll_back = changes.roll_back(release)
+    for at in range(1, MOST_CALLS):
+        killed = killer.kills(roll_back.act, at=at, kills=Kills("calls", "before"))
+        now = World.of(model)
+        state = current_release(now.entries, release)
+        assert state is not None
+        assert now.alias == champion in now.versions
+        if not killed:
+            break
+        # Never neither: the promotion is open until the rollback takes its place, which is open until it is done.
+        assert state.open_intent is not None or state.stage is Stage.ROLLED_BACK
+    assert at > 15
+    assert state.stage is Stage.ROLLED_BACK
+    assert state.open_intent is None
+    assert (now.shares, now.versions) == ({champion: 100}, {champion})
+    assert not next_tick(model, release)
+
+
+def test_a_run_that_comes_late_does_not_act_on_what_it_saw(deployed: tuple[Model, str]) -> None:
+    model, release = deployed
+    seen = model.config()
+    model.step(release)
+    with pytest.raises(Superseded, match="nothing was changed"):
+        model.parts("late run").rollout.set_traffic(
+            release, step=1, expected_config=seen, evidence_digest="", reason="what it saw"
+        )
+    assert World.of(model).shares == {CHAMPION: 75, CHALLENGER: 25}
+    assert current_release(model.parts().ledger.read(), release).step == 0

@@ -1,0 +1,157 @@
+"""What people see of a release: one look, folded from rows of the evidence table by the real observer's fold."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import dagster as dg
+import pytest
+
+from release_pipeline.gate.decision import decide
+from release_pipeline.gate.verdict import Signals
+from release_pipeline.report.metadata import TIMES_LIMIT_PLOTTED, canary_metadata, promotion_metadata, trend_picture
+from release_pipeline.report.sparkline import sparkline
+from release_pipeline.rollout.observer import Observed, fold_rows
+from release_pipeline.rollout.state import ReleaseState, Stage, StepWindow
+from release_pipeline.spec import GatePart, Metric, ModelPart, RampPart, ReleaseSpec
+from release_pipeline.workspace.evidence_table import EvidenceRow
+
+# Dagster hides markdown of this many characters behind a link.
+HIDDEN_AT = 1000
+AT = datetime(2026, 11, 21, 14, 3, 1, tzinfo=UTC)
+URL = "https://example.cloud.databricks.com/ml/endpoints/answers"
+SPEC = ReleaseSpec(
+    name="answers",
+    model=ModelPart(registered_name="ml.agents.answers", source="agent.py"),
+    ramp=RampPart(steps=(25, 50), min_step_seconds=5),
+    gate=GatePart(
+        bucket_seconds=5,
+        metrics=(Metric(name="a_metric_with_a_name_that_is_rather_long", kind="errors", margin=0.05),),
+    ),
+)
+METRIC = SPEC.gate.metrics[0].name
+
+
+def look(*, challenger_bad: int, ingests: int) -> Observed:
+    """A release at its first step after ``ingests`` reads of 120 champion and 40 challenger rows."""
+    rows = [EvidenceRow("20261121-140301", 0, "baseline", AT, metric=METRIC, champion=(990, 10))]
+    rows.append(EvidenceRow("20261121-140301", 0, "ingest", AT, detail={"bucket_seconds": 5}))
+    for number in range(1, ingests + 1):
+        block = EvidenceRow(
+            *("20261121-140301", number, "block", AT, 0, AT.timestamp() + 10 * number, METRIC),
+            champion=(119, 1),
+            challenger=(40 - challenger_bad, challenger_bad),
+            watermark=AT.timestamp() + 10 * number + 5,
+        )
+        accounts = fold_rows([*rows, block], SPEC).metric(METRIC).accounts
+        capitals = {bet.value: list(account.at(0)) for bet, account in accounts.items()}
+        rows += [replace(block, log_capitals=capitals), EvidenceRow("20261121-140301", number, "ingest", AT)]
+    state = ReleaseState(
+        release="20261121-140301",
+        stage=Stage.RAMPING,
+        challenger_version="8",
+        champion_version="7",
+        entities={},
+        open_intent=None,
+        steps=(StepWindow(0, 25, AT, None),),
+        started_at=AT,
+        promoted_at=None,
+        last_sequence=4,
+    )
+    evidence = fold_rows(rows, SPEC)
+    began = AT.timestamp()
+    signals = Signals(
+        configured_share=0.25, now=began + 10 * ingests + 60, step_started_at=began, ramp_started_at=began
+    )
+    return Observed(
+        release=state,
+        endpoint=None,
+        evidence=evidence,
+        rows=tuple(rows),
+        verdict=decide(evidence, signals, SPEC, 0),
+        evidence_digest="413030732ef20af5",
+        thresholds={},
+        ingests=ingests,
+        lag_seconds=0.6123,
+    )
+
+
+@pytest.mark.parametrize(
+    ("challenger_bad", "verdict", "claim"), [(0, "ADVANCE", "is not worse"), (30, "ROLL_BACK", "is worse")]
+)
+def test_a_decided_look_says_so_in_words_table_and_picture(challenger_bad: int, verdict: str, claim: str) -> None:
+    observed = look(challenger_bad=challenger_bad, ingests=20)
+    metadata = canary_metadata(observed, endpoint_url=URL)
+    assert metadata["verdict"] == verdict
+    assert f"{METRIC} {claim}" in metadata["trend"].md_str
+    (row,) = metadata["metrics"].records
+    assert row.data["challenger"] == f"{20 * challenger_bad} of 800"
+    assert row.data["state"] == observed.verdict.metrics[0].state.value
+    assert next(iter(metadata)) == "sentence", "people read the first row"
+
+
+def test_markdown_is_short_enough_to_be_shown_inline() -> None:
+    metadata = canary_metadata(look(challenger_bad=30, ingests=200), endpoint_url=URL)
+    assert len(metadata["trend"].md_str) < HIDDEN_AT
+    assert len(metadata["report"].md_str) < HIDDEN_AT
+
+
+def test_the_trend_has_one_point_per_read_up_to_its_limit_of_points() -> None:
+    for ingests, points in ((5, 5), (200, 32)):
+        address = trend_picture(look(challenger_bad=0, ingests=ingests)).partition("(")[2].partition(")")[0]
+        svg = ElementTree.fromstring(unquote(address.partition(",")[2]))
+        line = svg.find("{http://www.w3.org/2000/svg}polyline")
+        assert line is not None
+        assert len(line.attrib["points"].split()) == points
+
+
+def test_numbers_are_plotted_up_to_a_multiple_of_their_limit() -> None:
+    observed = look(challenger_bad=0, ingests=200)
+    metric = observed.verdict.metrics[0]
+    assert metric.noninferiority_e > TIMES_LIMIT_PLOTTED * metric.noninferiority_limit
+    metadata = canary_metadata(observed, endpoint_url=URL)
+    assert metadata[f"{METRIC}_noninferiority_e"] == TIMES_LIMIT_PLOTTED * metric.noninferiority_limit
+
+
+def test_what_a_run_did_is_shown_beside_the_evidence_it_acted_on() -> None:
+    observed = look(challenger_bad=0, ingests=20)
+    after = replace(observed.release, steps=(*observed.release.steps, StepWindow(1, 50, AT, None)))
+    metadata = canary_metadata(observed, endpoint_url=URL, now=after)
+    assert (metadata["traffic_percent"], metadata["step"]) == (50, 2)
+    assert metadata[f"{METRIC}_requests"] == 800
+
+
+def test_a_look_before_the_first_read_has_no_numbers_that_do_not_exist() -> None:
+    observed = replace(look(challenger_bad=0, ingests=0), ingests=-1)
+    metadata = canary_metadata(observed, endpoint_url=URL)
+    assert metadata["verdict"] == "HOLD"
+    assert f"{METRIC}_challenger" not in metadata
+    assert "trend" not in metadata
+    assert "0 reads of new rows" in metadata["report"].md_str
+
+
+def test_a_promotion_names_the_version_that_was_read_back_from_the_alias() -> None:
+    observed = look(challenger_bad=0, ingests=20)
+    now = replace(observed.release, stage=Stage.PROMOTED)
+    metadata = promotion_metadata(
+        observed,
+        endpoint_url=URL,
+        now=now,
+        live_version="9",
+        alias="champion",
+        routes={"answers-8": 0, "answers-9": 100},
+    )
+    assert next(iter(metadata.items())) == ("live_version", "9")
+    assert metadata["routes"] == "answers-8 0 %, answers-9 100 %"
+    assert (metadata["stage"], metadata["traffic_percent"]) == ("promoted", 100)
+
+
+def test_dagster_takes_every_value() -> None:
+    metadata = canary_metadata(look(challenger_bad=0, ingests=3), endpoint_url=URL)
+    assert set(dg.AssetObservation("canary", metadata=metadata).metadata) == set(metadata)
+
+
+def test_a_line_without_finite_values_is_no_picture() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([float("nan")]) == ""
