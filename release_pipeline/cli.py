@@ -15,6 +15,17 @@ from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecErr
 DATA = ".data"
 
 
+def _stop_on_signals() -> None:
+    """SIGTERM stops as Ctrl-C does, and both do in the background of a script, where SIGINT is ignored."""
+    import signal
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
 def _sentences(command: Callable[..., None]) -> Callable[..., None]:
     """A user's mistake is a sentence, never a traceback."""
 
@@ -91,6 +102,7 @@ def dev(ui_port: int, workspace_port: int) -> None:
     """Start the local workspace and Dagster, and stay until Ctrl-C."""
     from release_pipeline.demo.stack import Stack
 
+    _stop_on_signals()
     stack = Stack(Path.cwd(), Path(DATA, "dev").resolve(), ui_port, workspace_port, echo=True)
     try:
         stack.start(click.echo)
@@ -130,6 +142,7 @@ def demo(ui_port: int, workspace_port: int, keep: bool) -> None:
 
     data = Path(DATA, "demo").resolve()
     shutil.rmtree(data, ignore_errors=True)
+    _stop_on_signals()
     stack = Stack(Path.cwd(), data, ui_port, workspace_port)
     wrong = ["stopped before its end"]
     try:

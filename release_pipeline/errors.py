@@ -93,3 +93,9 @@ class Superseded(ReleaseError):
 
 class NotAllowed(ReleaseError):
     """The gate, or the ledger, does not allow the action."""
+
+
+def first_sentence(error: Exception) -> str:
+    """What another library's error says, without the client's configuration that the Databricks SDK adds."""
+    lines = str(error).split(" Config: host=")[0].strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")

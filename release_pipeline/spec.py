@@ -286,7 +286,9 @@ class PromotionPart(Strict):
     @field_validator("schedule")
     @classmethod
     def _cron(cls, value: str | None) -> str | None:
-        if value is not None and len(value.split()) != 5:
+        from dagster._utils.schedules import is_valid_cron_string  # what loads the schedule decides
+
+        if value is not None and (len(value.split()) != 5 or not is_valid_cron_string(value)):
             raise ValueError("must be a cron expression of five fields, such as 0 9 * * 1-5")
         return value
 

@@ -46,7 +46,8 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         try:
             parts = model.parts(context)
             before = take_step(parts, spec, release)
-            after = look(parts, release)
+            # New rows tell whether their entities are known; after a step, tracers are sent in any case.
+            after = look(parts, release, ingest=parts.rollout.state(release) == before.release)
             if after.release.stage is Stage.RAMPING and (
                 after.release.step != before.release.step or after.verdict.reason == HoldReason.MAPPING_UNKNOWN
             ):

@@ -37,7 +37,7 @@ class ModelContext:
 
     def parts(self, context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Parts:
         """The workspace as this run sees it; the ledger records the run as the actor."""
-        return connect_parts(self.spec, actor=f"run:{context.run_id}", progress=context.log.info)
+        return connect_parts(self.spec, actor=f"run:{context.run.run_id}", progress=context.log.info)
 
 
 def failure(error: Exception) -> dg.Failure:

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.errors import RegistryError, ReleasePipelineError
+from release_pipeline.errors import RegistryError, ReleasePipelineError, first_sentence
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_DIGEST, TAG_RELEASE, TAG_STATUS
 from release_pipeline.workspace.tracking import TAG_VERSION, ReleaseRun
@@ -40,7 +40,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                     TAG_RELEASE: release,
                     TAG_DIGEST: run.digest,
                     TAG_STATUS: "challenger",
-                    "release_pipeline.dagster_run": context.run_id,
+                    "release_pipeline.dagster_run": context.run.run_id,
                 },
             )
             parts.registry.set_alias(CHALLENGER_ALIAS, version)
@@ -74,7 +74,7 @@ def _register(spec: ReleaseSpec, run: ReleaseRun) -> str:
         version = mlflow.register_model(run.model_uri, name, await_registration_for=READY_SECONDS)
     except MlflowException as error:
         raise RegistryError(
-            f"{run.model_uri} could not be registered as {name}: {str(error).splitlines()[0]}; check that the catalog "
+            f"{run.model_uri} could not be registered as {name}: {first_sentence(error)}; check that the catalog "
             "and schema exist and that you may USE them and CREATE MODEL there."
         ) from error
     if str(version.status) != "READY":

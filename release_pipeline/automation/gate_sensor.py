@@ -103,16 +103,17 @@ def _observation(
 
 
 def _request(instance: DagsterInstance, model_name: str, state: ReleaseState, wanted: NextRun) -> dg.RunRequest | str:
-    """The run to request, or a sentence that says how long a failing one is not tried again."""
+    """The run to request, or a sentence that says how long the same one is not tried again."""
     tags = {ACTION_TAG: wanted.action}
     filters = RunsFilter(tags={PARTITION_TAG: state.release, **tags})
     attempts = instance.get_runs_count(filters)
     if attempts:
         last = instance.get_run_records(filters, limit=1)[0]
-        if last.dagster_run.status is DagsterRunStatus.FAILURE:
-            rest = (last.end_time or 0) + min(2.0**attempts, MOST_BACK_OFF_SECONDS) - time.time()
-            if rest > 0:
-                return f"(run {last.dagster_run.run_id[:8]} failed; next try in {rest:.0f} s)"
+        # Also one that succeeded has not brought about what is wanted, or it would not be wanted again.
+        rest = (last.end_time or 0) + min(2.0 ** min(attempts, 10), MOST_BACK_OFF_SECONDS) - time.time()
+        if rest > 0:
+            how = "failed" if last.dagster_run.status is DagsterRunStatus.FAILURE else "ended"
+            return f"(run {last.dagster_run.run_id[:8]} {how}; next try in {rest:.0f} s)"
     return dg.RunRequest(
         # A run key is used up for ever, even by a run that failed: hence the attempt.
         run_key=f"{state.release}/{wanted.action}/{state.last_sequence}/{attempts}",

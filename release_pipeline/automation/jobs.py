@@ -43,7 +43,6 @@ def build_jobs(model: ModelContext) -> list[Any]:
         return dg.define_asset_job(
             job_name(spec.name, job),
             selection=[model.key(asset) for asset in assets],
-            partitions_def=model.partitions,
             executor_def=dg.in_process_executor,
             tags=tags,
             description=description,

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from release_pipeline.gate.verdict import Action as GateAction
-from release_pipeline.gate.verdict import Verdict
+from release_pipeline.gate.verdict import HoldReason, Verdict
 from release_pipeline.rollout.ledger import Action, Entry
 from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.spec import ReleaseSpec
@@ -67,6 +67,9 @@ def next_run(
             return NextRun("promote", "promote", verdict.sentence), verdict.sentence
         waiting = f"for the schedule {spec.promotion.schedule}" if spec.promotion.schedule else "for a person"
         return None, f"passed, waiting {waiting}: {verdict.sentence}"
+    if verdict.reason == HoldReason.MAPPING_UNKNOWN:
+        # A run that was killed before its tracers, or a lost row: without new ones the release would wait for ever.
+        return NextRun("canary_step", "send_tracers", verdict.sentence), verdict.sentence
     return None, f"{verdict.reason}: {verdict.sentence}"
 
 

@@ -181,8 +181,9 @@ def trend_picture(observed: Observed) -> str:
 
 
 def _decisive(verdict: Verdict) -> MetricVerdict | None:
-    harmful = [metric for metric in verdict.metrics if metric.harmful]
+    # The same metric that the gate's sentence names: the first guard that was shown to be worse.
+    harmful = [metric for metric in verdict.metrics if metric.guard and metric.harmful]
     required = [metric for metric in verdict.metrics if metric.required]
     if harmful:
-        return max(harmful, key=lambda metric: metric.harm_e)
+        return harmful[0]
     return min(required, key=lambda metric: metric.noninferiority_e) if required else None

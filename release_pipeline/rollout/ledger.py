@@ -118,10 +118,12 @@ class Ledger:
         Raises:
             Superseded: Somebody else has written in the meantime.
         """
+        now = self._clock.now()
         entry = Entry(
             release=release,
             sequence=(entries[-1].sequence if entries else 0) + 1,
-            at=self._clock.now(),
+            # Results of statements have milliseconds: what is returned here equals what is read later.
+            at=now.replace(microsecond=now.microsecond // 1000 * 1000),
             actor=actor,
             action=action,
             phase=phase,

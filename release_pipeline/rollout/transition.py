@@ -66,7 +66,7 @@ class Rollout:
                         f"release {newest.release} of {self.spec.name} is still under way ({newest.stage}); "
                         "wait for its end or roll it back, then materialise again."
                     )
-                self.retire(newest.release)
+                self.retire(newest.release, reason=f"release {release} ends the bake of the one before")
                 entries = self.ledger.read()
             entries = [*entries, self._deploy_intent(entries, release, version, entity, table_version)]
         return self._finish(release, entries)
@@ -144,7 +144,7 @@ class Rollout:
             )
         return self._finish(release, entries, only=Action.PROMOTE)
 
-    def retire(self, release: str) -> ReleaseState:
+    def retire(self, release: str, *, reason: str = "the bake is over") -> ReleaseState:
         """End the bake: remove the old champion's entity, which has no traffic any more."""
         entries, state = self._read(release)
         if state.open_intent is None:
@@ -158,7 +158,7 @@ class Rollout:
                     Action.RETIRE,
                     before={"entities": dict(state.entities)},
                     after={"routes": {challenger: 100}, "remove": [state.entities.get("champion", "")]},
-                    reason="the bake is over",
+                    reason=reason,
                 )
             )
         return self._finish(release, entries, only=Action.RETIRE)

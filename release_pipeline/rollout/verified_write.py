@@ -112,7 +112,7 @@ class VerifiedWrite:
         return self.endpoint.wait(timeout_seconds=self.spec.endpoint.ready_timeout_seconds, progress=self.progress)
 
     def _ensure_alias(self, alias: str, version: str | None, *, only_from: str | None) -> None:
-        """Point the alias at ``version`` (None removes it) and read it back; ``only_from``: only where it names that."""
+        """Point the alias at ``version`` (None removes it) and read back; with ``only_from``, only away from that."""
         named = self.registry.version_of_alias(alias)
         if only_from is not None and named != only_from:
             return

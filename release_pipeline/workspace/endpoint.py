@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from release_pipeline.errors import EndpointError, UpdateFailed, UpdateInProgress
+from release_pipeline.errors import EndpointError, UpdateFailed, UpdateInProgress, WorkspaceError, first_sentence
 from release_pipeline.workspace.client import Workspace
 
 if TYPE_CHECKING:
@@ -89,13 +89,20 @@ class Endpoint:
         return f"{self._workspace.host}/serving-endpoints/{self.name}/invocations"
 
     def read(self) -> EndpointState | None:
-        """The endpoint as it is now, or None where it does not exist."""
+        """The endpoint as it is now, or None where it does not exist.
+
+        Raises:
+            WorkspaceError: The service refused to say; that is no failed update, nothing is to be undone for it.
+        """
         from databricks.sdk.errors import NotFound
+        from databricks.sdk.errors.base import DatabricksError
 
         try:
             return _state(self._api.get(self.name))
         except NotFound:
             return None
+        except DatabricksError as error:
+            raise WorkspaceError(f"endpoint {self.name} could not be read: {first_sentence(error)}.") from None
 
     def create(
         self,
@@ -133,7 +140,7 @@ class Endpoint:
                 ai_gateway=gateway,
             )
         except DatabricksError as error:
-            raise EndpointError(f"endpoint {self.name} could not be created: {error}") from None
+            raise EndpointError(f"endpoint {self.name} could not be created: {first_sentence(error)}.") from None
 
     def update(self, entities: tuple[ServedEntity, ...], routes: Mapping[str, int]) -> None:
         """Ask for a new configuration, all entities and routes at once; returns before it is active.
@@ -157,7 +164,9 @@ class Endpoint:
                 f"endpoint {self.name} is busy with another update; try again when it ends."
             ) from None
         except DatabricksError as error:
-            raise EndpointError(f"endpoint {self.name} refused the new configuration: {error}") from None
+            raise EndpointError(
+                f"endpoint {self.name} refused the new configuration: {first_sentence(error)}."
+            ) from None
 
     def wait(self, *, timeout_seconds: float, progress: Progress) -> EndpointState:
         """Wait until no update is in progress and the endpoint and all its entities are ready.
@@ -193,13 +202,20 @@ class Endpoint:
             pause = min(pause * 1.3, 10.0)
 
     def delete(self) -> None:
-        """Delete the endpoint; nothing happens where it does not exist."""
+        """Delete the endpoint; nothing happens where it does not exist.
+
+        Raises:
+            WorkspaceError: The service refused it.
+        """
         from databricks.sdk.errors import NotFound
+        from databricks.sdk.errors.base import DatabricksError
 
         try:
             self._api.delete(self.name)
         except NotFound:
             return
+        except DatabricksError as error:
+            raise WorkspaceError(f"endpoint {self.name} could not be deleted: {first_sentence(error)}.") from None
 
     def query_entity(self, entity: str, body: Mapping[str, Any]) -> Any:
         """Send one request to one served entity, whatever its traffic.
@@ -213,7 +229,9 @@ class Endpoint:
         try:
             return self._workspace.client.api_client.do("POST", path, body=dict(body))
         except DatabricksError as error:
-            raise EndpointError(f"served entity {entity} of {self.name} did not answer: {error}") from None
+            raise EndpointError(
+                f"served entity {entity} of {self.name} did not answer: {first_sentence(error)}."
+            ) from None
 
 
 def _routes(routes: Mapping[str, int]) -> list[Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from release_pipeline.errors import RegistryError
+from release_pipeline.errors import RegistryError, first_sentence
 from release_pipeline.workspace.client import Workspace
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class Registry:
         except MlflowException as error:
             if _missing(error):
                 return None
-            raise RegistryError(f"the alias {alias} of {self.name} could not be read: {_first_line(error)}") from None
+            raise RegistryError(
+                f"the alias {alias} of {self.name} could not be read: {first_sentence(error)}"
+            ) from None
 
     def get(self, version: str) -> Version | None:
         """One version with its tags, or None where it does not exist."""
@@ -60,11 +62,18 @@ class Registry:
         except MlflowException as error:
             if _missing(error):
                 return None
-            raise RegistryError(f"version {version} of {self.name} could not be read: {_first_line(error)}") from None
+            raise RegistryError(
+                f"version {version} of {self.name} could not be read: {first_sentence(error)}"
+            ) from None
 
     def versions(self) -> list[Version]:
         """All versions, newest first, each read by itself because the search answers no tags."""
-        found = self._workspace.mlflow.search_model_versions(f"name='{self.name}'")
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._workspace.mlflow.search_model_versions(f"name='{self.name}'")
+        except MlflowException as error:
+            raise RegistryError(f"the versions of {self.name} could not be read: {first_sentence(error)}") from None
         numbers = sorted((int(version.version) for version in found), reverse=True)
         return [version for number in numbers if (version := self.get(str(number))) is not None]
 
@@ -103,7 +112,7 @@ class Registry:
         try:
             call(self._workspace.mlflow)
         except MlflowException as error:
-            raise RegistryError(f"could not {what}: {_first_line(error)}") from None
+            raise RegistryError(f"could not {what}: {first_sentence(error)}") from None
 
 
 def _version(answer: "ModelVersion") -> Version:
@@ -115,7 +124,3 @@ def _version(answer: "ModelVersion") -> Version:
 def _missing(error: Exception) -> bool:
     code = getattr(error, "error_code", "")
     return code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "MODEL_VERSION_DOES_NOT_EXIST")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300]

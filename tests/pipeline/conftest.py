@@ -25,6 +25,7 @@ from release_pipeline.rollout.state import ReleaseState
 from release_pipeline.spec import ReleaseSpec, parse_spec
 from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
+from release_pipeline.workspace.tracer import PREFIX
 from tests.conftest import RunningWorkspace
 from tests.pipeline.checkpoint import Checkpoint
 
@@ -176,13 +177,16 @@ class Model:
             return [session.post(url, json=body, timeout=60).status_code for _ in range(count)]
 
     def rows(self, count: int) -> None:
-        """Wait until the inference table holds ``count`` rows."""
+        """Wait until the inference table holds ``count`` rows of users."""
         parts = self.parts()
         eventually(lambda: self.counted(parts) >= count)
 
     def counted(self, parts: Parts) -> int:
-        """Rows in the inference table."""
-        found = parts.workspace.warehouse.execute(f"SELECT count(*) AS n FROM {self.spec.payload_table}")
+        """Rows of users, and not of tracers, in the inference table."""
+        found = parts.workspace.warehouse.execute(
+            f"SELECT count(*) AS n FROM {self.spec.payload_table} "
+            f"WHERE client_request_id IS NULL OR client_request_id NOT LIKE '{PREFIX}%'"
+        )
         return int(found[0]["n"] or 0)
 
 
@@ -252,7 +256,12 @@ def beside_champion(
 def deployed(beside_champion: tuple[Model, Checkpoint]) -> tuple[Model, str]:
     """A new release of version 2, deployed at 0 % beside version 1, which may not take version 2 off the endpoint."""
     model, checkpoint = beside_champion
-    return model, checkpoint.restore(model)
+    release = checkpoint.restore(model)
+    parts = model.parts()
+    state = parts.rollout.state(release)
+    assert state is not None
+    send_tracers(parts, model.spec, state)
+    return model, release
 
 
 def write_folder(folder: Path, name: str, **parts: Any) -> Path:

@@ -1,5 +1,6 @@
 """From real requests to evidence to verdicts, and from stored evidence to the same verdicts again."""
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ from release_pipeline.gate.evidence import Baseline, Bet, EvidenceState, Observa
 from release_pipeline.gate.replay import replay
 from release_pipeline.gate.verdict import Action, HoldReason
 from release_pipeline.rollout.observer import Observed, bucket_seconds, fold_rows
-from release_pipeline.spec import ReleaseSpec
+from release_pipeline.spec import ReleaseSpec, parse_spec
+from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
 from release_pipeline.workspace.evidence_table import EvidenceRow, digest
 from release_pipeline.workspace.tracer import PREFIX, send_tracer
 from tests.conftest import RunningWorkspace
-from tests.pipeline.conftest import Model, next_tick, together
+from tests.pipeline.conftest import MODELS, Model, attributes, eventually, next_tick, together
 
 CHUNK = 30
 
@@ -47,6 +49,14 @@ def look(model: Model, release: str, *, ingest: bool = True) -> Observed:
     observed = model.parts().observer.look(release, ingest=ingest)
     assert observed is not None
     return observed
+
+
+def tracers(model: Model) -> int:
+    """Rows of tracers in the inference table."""
+    found = model.parts().workspace.warehouse.execute(
+        f"SELECT count(*) AS n FROM {model.spec.payload_table} WHERE client_request_id LIKE '{PREFIX}%'"
+    )
+    return int(found[0]["n"] or 0)
 
 
 def ask_and_look(model: Model, release: str, count: int = CHUNK) -> Observed:
@@ -158,12 +168,11 @@ def test_rows_of_an_unknown_entity_hold_the_release_and_are_counted_once_a_trace
     assert held.verdict.reason == HoldReason.MAPPING_UNKNOWN
     assert held.verdict.action is Action.HOLD
     assert counts(held) == (0, 0, 0, 0), "what is not understood is not counted in part"
-    before = model.counted(parts)
     endpoint = parts.endpoint.read()
     assert endpoint is not None
     for entity in endpoint.entities:
         send_tracer(parts.endpoint, entity, None)
-    model.rows(before + 2)
+    eventually(lambda: tracers(model) >= 3)
     seen = look(model, release)
     assert seen.verdict.reason != HoldReason.MAPPING_UNKNOWN
     n, _, challenger_n, _ = counts(seen)
@@ -176,22 +185,18 @@ def test_tracers_and_refused_requests_are_no_evidence(ramping: tuple[Model, str]
     parts = model.parts()
     endpoint = parts.endpoint.read()
     assert endpoint is not None
-    before = model.counted(parts)
+    before = tracers(model)
     for _ in range(5):
         for entity in endpoint.entities:
             send_tracer(parts.endpoint, entity, None)
-    model.rows(before + 10)
+    eventually(lambda: tracers(model) >= before + 10)
     seen = look(model, release)
     assert counts(seen) == (0, 0, 0, 0)
     assert seen.verdict.reason == HoldReason.NO_DATA
-    tracers = parts.workspace.warehouse.execute(
-        f"SELECT count(*) AS n FROM {model.spec.payload_table} WHERE client_request_id LIKE '{PREFIX}%'"
-    )
-    assert int(tracers[0]["n"] or 0) >= 10
 
 
 def test_a_table_that_is_gone_holds_the_release(model: Model) -> None:
-    release = in_ramp(model, "second")
+    model.deploy(release := model.release(), model.register("first"))
     model.parts().workspace.warehouse.execute(f"DROP TABLE {model.spec.payload_table}")
     held = look(model, release)
     assert held.verdict.reason == HoldReason.TABLE_MISSING
@@ -215,7 +220,7 @@ def test_two_observers_at_once_do_not_count_twice(ramping: tuple[Model, str]) ->
         assert fold_rows(rows, model.spec) == now.evidence
         assert [row.ingest for row in rows if row.kind == "ingest"] == list(range(now.ingests + 1))
         reads = sorted((row.from_version, row.to_version) for row in rows if row.kind == "ingest" and row.ingest)
-        for earlier, later in zip(reads, reads[1:], strict=False):
+        for earlier, later in itertools.pairwise(reads):
             assert later[0] == earlier[1] + 1, "every commit is read once"
 
 
@@ -233,10 +238,6 @@ def doubling_workspace(workspace: RunningWorkspace, tmp_path: Path) -> Iterator[
 
 @pytest.mark.slow
 def test_rows_that_are_delivered_twice_are_counted_once(doubling_workspace: RunningWorkspace) -> None:
-    from release_pipeline.spec import parse_spec
-    from release_pipeline.workspace import tracking
-    from tests.pipeline.conftest import MODELS, attributes
-
     spec = parse_spec(attributes("doubled"), file=MODELS / "defs.yaml")
 
     def log(config: str) -> tracking.ReleaseRun:
@@ -253,8 +254,7 @@ def test_rows_that_are_delivered_twice_are_counted_once(doubling_workspace: Runn
         look(model, release)
         n, _, challenger_n, _ = counts(look(model, release))
         assert n + challenger_n <= asked
-    tracers = 4
-    model.rows(2 * 30 + 2 * tracers)
+    model.rows(2 * 30)
     n, _, challenger_n, _ = counts(look(model, release))
     assert n + challenger_n == 30
 

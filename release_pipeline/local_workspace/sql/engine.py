@@ -1,6 +1,7 @@
 """The SQL engine of the local workspace: Databricks SQL in, results in the statement API's form out."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,9 @@ _CONFINED: dict[str, str | bool | int | float | list[str]] = {
 _Answer = TypeVar("_Answer")
 
 
+INTERRUPT_SECONDS = 0.02
+
+
 class Cancellation:
     """A handle with which another thread stops a running statement."""
 
@@ -48,8 +52,18 @@ class Cancellation:
         """Stop the statement if it runs, and keep it from starting if it does not."""
         with self._lock:
             self.requested = True
-            if self._cursor is not None:
+            if self._cursor is None:
+                return
+        threading.Thread(target=self._interrupt_until_over, daemon=True).start()
+
+    def _interrupt_until_over(self) -> None:
+        # An interrupt that comes between two calls of a cursor is lost, so one is not enough.
+        while True:
+            with self._lock:
+                if self._cursor is None:
+                    return
                 self._cursor.interrupt()
+            time.sleep(INTERRUPT_SECONDS)
 
     def attach(self, cursor: Any) -> None:
         """Say which cursor runs the statement; None when it is over.
@@ -188,9 +202,13 @@ class SqlEngine:
 
     def close(self) -> None:
         """Stop what runs and close the file."""
-        with self._running_lock:
-            for cursor in self._running:
-                cursor.interrupt()
+        while True:
+            with self._running_lock:
+                for cursor in self._running:
+                    cursor.interrupt()
+                if not self._running:
+                    break
+            time.sleep(INTERRUPT_SECONDS)
         with self._write_lock:
             self._root.close()
 

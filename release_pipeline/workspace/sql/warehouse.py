@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from release_pipeline.errors import NotConfigured, StatementFailed, TableMissing
+from release_pipeline.errors import NotConfigured, StatementFailed, TableMissing, first_sentence
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -47,10 +47,18 @@ def choose_warehouse(client: "WorkspaceClient") -> str:
     """
     import os
 
+    from databricks.sdk.errors.base import DatabricksError
+
     chosen = os.environ.get("DATABRICKS_WAREHOUSE_ID")
     if chosen:
         return chosen
-    warehouses = list(client.warehouses.list())
+    try:
+        warehouses = list(client.warehouses.list())
+    except DatabricksError as error:
+        raise NotConfigured(
+            f"{client.config.host} did not list its SQL warehouses: {first_sentence(error)}; check DATABRICKS_TOKEN, "
+            "or the profile's credentials, and that they may use a warehouse."
+        ) from None
     running = [warehouse for warehouse in warehouses if warehouse.state and warehouse.state.value == "RUNNING"]
     for warehouse in running or warehouses:
         if warehouse.id:
@@ -87,7 +95,7 @@ class Warehouse:
             return self._rows(answer)
         except DatabricksError as error:
             raise StatementFailed(
-                f"SQL warehouse {self.warehouse_id} refused a statement: {error}; "
+                f"SQL warehouse {self.warehouse_id} refused a statement: {first_sentence(error)}; "
                 "check that the warehouse exists and that you may use it."
             ) from None
 

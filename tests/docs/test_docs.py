@@ -1,0 +1,163 @@
+"""What the documentation says can be followed: links, YAML, commands; and nothing in the tree names a machine."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from release_pipeline.cli import main
+from release_pipeline.spec import ReleaseSpec, parse_spec
+
+PROJECT = Path(__file__).parents[2]
+PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
+NAMES = [str(page.relative_to(PROJECT)) for page in PAGES]
+COMPONENT = "release_pipeline.ReleasePipelineComponent"
+CAPABILITIES = (
+    "A1 A2 A3 A4 A5 L1 L2 L3 L4 D1 D2 D3 D4 D5 D6 D7 D8 D9 C1 M1 M2 M3 M4 M5 P1 P2 U1 T1".split()  # noqa: SIM905
+)
+# Folders of a person's machine, and addresses of package indexes.
+MACHINE = re.compile(
+    r"(?<![\w.<>])/(?:root|home|work|mnt|srv)/\w|https?://[^\s\"']*(?:/simple\b|/pypi/|artifactory|nexus)"
+    r"|^--(?:extra-)?index-url",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Fenced blocks of one language, also those within a list."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL)
+    return ["\n".join(line.removeprefix(indent) for line in body.splitlines()) for indent, body in found]
+
+
+def without_code(text: str) -> str:
+    """The text without fenced blocks, in which brackets mean other things."""
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", without_code(page.read_text(encoding="utf-8")), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles]
+    return {
+        name + (f"-{plain[:index].count(name)}" if name in plain[:index] else "") for index, name in enumerate(plain)
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    page = PROJECT / name
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_release_in_a_page_is_valid(name: str, tmp_path: Path) -> None:
+    for text in blocks((PROJECT / name).read_text(encoding="utf-8"), "yaml"):
+        document = yaml.safe_load(text)
+        if not isinstance(document, dict) or document.get("type") != COMPONENT:
+            continue
+        attributes = document["attributes"]
+        model = attributes["model"]
+        for file in (model.get("source"), model.get("config"), (attributes.get("evaluation") or {}).get("dataset")):
+            if file:
+                (tmp_path / file).touch()
+        for folder in model.get("code_paths", []):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        spec = parse_spec(attributes, file=tmp_path / "defs.yaml")
+        assert spec.name == attributes["name"]
+
+
+def test_there_are_releases_to_be_checked_in_the_pages() -> None:
+    pages = [page.name for page in PAGES if COMPONENT in "".join(blocks(page.read_text(encoding="utf-8"), "yaml"))]
+    assert {"README.md", "releases.md", "evaluation.md", "canary.md", "promotion-and-rollback.md"} <= set(pages)
+
+
+def test_every_part_of_the_yaml_is_shown_in_a_worked_example() -> None:
+    shown: set[str] = set()
+    for page in PAGES:
+        for text in blocks(page.read_text(encoding="utf-8"), "yaml"):
+            document = yaml.safe_load(text)
+            if isinstance(document, dict) and document.get("type") == COMPONENT:
+                shown |= document["attributes"].keys()
+    assert shown == ReleaseSpec.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_that_is_mentioned_exists(name: str) -> None:
+    text = (PROJECT / name).read_text(encoding="utf-8")
+    code = "\n".join([*re.findall(r"`([^`\n]+)`", text), *re.findall(r"```sh\n(.*?)```", text, re.DOTALL)])
+    mentioned = re.findall(r"(?:^|[\s/])release-pipeline ([a-z]\S*)((?: +--?[a-z-]+(?:[ =]\S+)?| +[\w.]+)*)", code)
+    for command, rest in mentioned:
+        assert command in main.commands, f"{name}: release-pipeline {command}"
+        options = {option for each in main.commands[command].params for option in each.opts}
+        assert set(re.findall(r"--[a-z-]+", rest)) <= options | {"--help"}, f"{name}: release-pipeline {command}{rest}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_make_target_that_is_mentioned_exists(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    text = (PROJECT / name).read_text(encoding="utf-8")
+    code = "\n".join([*re.findall(r"`([^`\n]+)`", text), *re.findall(r"```sh\n(.*?)```", text, re.DOTALL)])
+    assert set(re.findall(r"^(?:\w+=\S+ )?make ([a-z-]+) *(?:#.*)?$", code, re.MULTILINE)) <= targets
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    seen, waiting = set(), [PROJECT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        seen.add(page)
+        for target in re.findall(r"\]\(([^)\s#]+\.md)", page.read_text(encoding="utf-8")):
+            file = (page.parent / target).resolve()
+            if file.exists() and file not in seen:
+                waiting.append(file)
+    assert [str(page.relative_to(PROJECT)) for page in PAGES if page not in seen] == []
+
+
+def test_capabilities_have_a_state_each_and_what_works_names_its_tests() -> None:
+    text = (PROJECT / "docs" / "capabilities.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([A-Z]\d) \| ([^|]+) \| ([^|]+) \|(?: ([^|]+))? \|$", text, re.MULTILINE)
+    assert [row[0] for row in rows] == CAPABILITIES
+    for number, _, state, proof in rows:
+        assert state in ("Works", "Partly", "Not yet"), number
+        assert state != "Works" or "](../tests/" in proof, f"{number} works, but no test says so"
+        assert state != "Partly" or proof.strip(), f"{number}: what is missing?"
+
+
+def test_the_readme_shows_the_examples_files_as_they_can_be_run() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    (agent,) = blocks(text, "python")
+    compile(agent, "agent.py", "exec")
+    (release,) = blocks(text, "yaml")
+    assert yaml.safe_load(release)["attributes"]["model"]["source"] == "agent.py"
+    assert text.index("make demo") < text.index("## What it is")
+
+
+def test_no_tracked_file_names_a_machine_or_a_package_index() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    files = [PROJECT / name for name in listed.split("\0") if name]
+    assert PROJECT / "requirements.lock" in files
+    found = []
+    for file in files:
+        if file.suffix in (".png", ".ico") or not file.exists():
+            continue
+        text = file.read_text(encoding="utf-8")
+        found += [f"{file.relative_to(PROJECT)}: {hit.group()}" for hit in MACHINE.finditer(text)]
+        if str(PROJECT) in text or str(Path.home()) + "/" in text:
+            found.append(f"{file.relative_to(PROJECT)}: a folder of this machine")
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text", ["see /home/ann/project", "--index-url x", "https://mirror.example/simple/uv", "/root/x"]
+)
+def test_the_search_for_machines_finds_them(text: str) -> None:
+    assert MACHINE.search(text)
