@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+OTHER_WORK_LIMIT = 0.1
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -43,25 +45,38 @@ class Figure:
         return f">= {self.at_least:g} {self.unit}" if self.at_least is not None else ""
 
 
-def report(title: str, figures: list[Figure], json_path: Path | None) -> int:
+def report(title: str, figures: list[Figure], json_path: Path | None, *, other_work: float = 0.0) -> int:
     """Print the figures and write them as JSON where asked.
 
+    Args:
+        title: Name of the benchmark.
+        figures: What was measured.
+        json_path: The file, or None.
+        other_work: Share in [0, 1] of all processors that other processes used during the measurement. Above
+            `OTHER_WORK_LIMIT` no goal is judged: what is compared would be when the others happened to run.
+
     Returns:
-        The exit code: 1 when a goal is missed, else 0.
+        The exit code: 0, 1 when a goal is missed, 2 when none was judged.
     """
+    judged = other_work <= OTHER_WORK_LIMIT
     table = Table(title=f"{title} ({_machine()})")
-    for column, side in (("figure", "left"), ("measured", "right"), ("goal", "right"), ("", "left")):
-        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    table.add_column("figure")
+    table.add_column("measured", justify="right")
+    table.add_column("goal", justify="right")
+    table.add_column("")
     for figure in figures:
-        mark = "" if not figure.goal else "met" if figure.met else "MISSED"
+        mark = "" if not figure.goal else "not judged" if not judged else "met" if figure.met else "MISSED"
         table.add_row(figure.name, f"{figure.value:.2f} {figure.unit}", figure.goal, mark)
-    Console(width=None if Console().is_terminal else 110).print(table)
+    console = Console(width=None if Console().is_terminal else 110)
+    console.print(table)
+    if not judged:
+        console.print(f"Other work took {other_work:.0%} of the processors: no goal is judged; run again without it.")
     missed = [figure.name for figure in figures if not figure.met]
     if json_path is not None:
-        document = {"benchmark": title, "machine": _machine(), "missed": missed}
-        rows = [{**asdict(figure), "met": figure.met} for figure in figures]
+        document = {"benchmark": title, "machine": _machine(), "other_work": other_work, "judged": judged}
+        rows = [{**asdict(figure), "met": figure.met if judged else None} for figure in figures]
         json_path.write_text(json.dumps({**document, "figures": rows}, indent=2) + "\n", encoding="utf-8")
-    return 1 if missed else 0
+    return 2 if not judged else 1 if missed else 0
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

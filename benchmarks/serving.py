@@ -28,7 +28,9 @@ from benchmarks.load_client import Order, Result, run
 from benchmarks.serving_sides import (
     Server,
     answers,
+    client_seconds,
     create_endpoint,
+    machine_busy_seconds,
     rows_logged,
     start_mlflow,
     start_worker,
@@ -91,7 +93,7 @@ class Options:
 
 
 def main() -> int:
-    """Measure, print, and return 1 when a goal is missed."""
+    """Measure, print, and return 1 when a goal is missed, 2 when the machine was too busy to tell."""
     parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__.splitlines()[0])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8], help="requests under way at a time")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement")
@@ -103,11 +105,13 @@ def main() -> int:
     options = Options(given.concurrency, given.seconds, given.repetitions)
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as folder, ExitStack() as stack:
         chosen = [scenario for scenario in SCENARIOS if scenario.name in given.scenario]
-        figures = _measure_all(chosen, options, Path(folder), stack)
-    return report("serving", figures, given.json)
+        figures, other_work = _measure_all(chosen, options, Path(folder), stack)
+    return report("serving", figures, given.json, other_work=other_work)
 
 
-def _measure_all(scenarios: Iterable[Scenario], options: Options, folder: Path, stack: ExitStack) -> list[Figure]:
+def _measure_all(
+    scenarios: Iterable[Scenario], options: Options, folder: Path, stack: ExitStack
+) -> tuple[list[Figure], float]:
     begin = time.perf_counter()
     server, url, token = start_workspace(folder)
     stack.callback(server.stop)
@@ -117,11 +121,14 @@ def _measure_all(scenarios: Iterable[Scenario], options: Options, folder: Path, 
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["DATABRICKS_CONFIG_FILE"] = str(folder / "none")  # no profile of the user's own
     logged: dict[str, Path] = {}
+    other_work: list[float] = []
     for scenario in scenarios:
         if scenario.file not in logged:
             logged[scenario.file] = _log(scenario, folder / Path(scenario.file).stem)
-        figures += _Comparison(scenario, options, logged[scenario.file], folder, server).figures()
-    return figures
+        comparison = _Comparison(scenario, options, logged[scenario.file], folder, server)
+        figures += comparison.figures()
+        other_work += comparison.other_work
+    return figures, median(other_work)
 
 
 def _log(scenario: Scenario, folder: Path) -> Path:
@@ -143,7 +150,11 @@ def _log(scenario: Scenario, folder: Path) -> Path:
 
 
 class _Comparison:
-    """One scenario on all sides."""
+    """One scenario on all sides.
+
+    Attributes:
+        other_work: Share in [0, 1] of all processors that other processes used, by turn.
+    """
 
     def __init__(self, scenario: Scenario, options: Options, model: Path, folder: Path, workspace: Server) -> None:
         self._scenario = scenario
@@ -154,6 +165,7 @@ class _Comparison:
         self._client = WorkspaceClient()
         self._url, self._token = os.environ["DATABRICKS_HOST"], os.environ["DATABRICKS_TOKEN"]
         self._body = json.dumps(scenario.body)
+        self.other_work: list[float] = []
 
     def figures(self) -> list[Figure]:
         """Start every side several times, load the last ones, and stop them."""
@@ -226,10 +238,14 @@ class _Comparison:
                 url, headers = targets[side]
                 headers = {"content-type": "application/json", **headers}
                 order = (url, headers, self._body, self._scenario.expect, concurrency)
-                before = servers[side].cpu_seconds()
+                begin, busy = time.perf_counter(), machine_busy_seconds() - client_seconds()
+                before = {name: server.cpu_seconds() for name, server in servers.items()}
                 result = run(Order(*order, WARM_UP_SECONDS, self._options.seconds))
                 time.sleep(SETTLE_SECONDS)
-                turns[side].append((result, 1000 * (servers[side].cpu_seconds() - before) / result.sent))
+                used = {name: server.cpu_seconds() - before[name] for name, server in servers.items()}
+                others = machine_busy_seconds() - client_seconds() - busy - sum(used.values())
+                self.other_work.append(others / (time.perf_counter() - begin) / (os.cpu_count() or 1))
+                turns[side].append((result, 1000 * used[side] / result.sent))
                 _say(f"{self._scenario.name}, {concurrency} at a time, {side}: {result.per_second:.0f}/s")
         return turns
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -100,6 +101,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def machine_busy_seconds() -> float:
+    """Processor time of everything on the machine so far, waiting left out; Linux only."""
+    user, nice, system, _, _, interrupts, soft, *_ = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
+
+
+def client_seconds() -> float:
+    """Processor time so far of this process and of those that it waited for, which the load clients are."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in usage)
 
 
 def answers(session: requests.Session, url: str, headers: Mapping[str, str], body: str, expect: str) -> bool:

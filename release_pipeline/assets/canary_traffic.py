@@ -9,7 +9,7 @@ from release_pipeline.assets.context import ModelContext, failure
 from release_pipeline.assets.deployed_endpoint import send_tracers
 from release_pipeline.errors import NotAllowed, ReleasePipelineError
 from release_pipeline.gate.verdict import Action as GateAction
-from release_pipeline.gate.verdict import HoldReason
+from release_pipeline.gate.verdict import GoReason, HoldReason
 from release_pipeline.report.metadata import canary_metadata, plotted
 from release_pipeline.rollout.ledger import Action
 from release_pipeline.rollout.observer import Observed
@@ -109,7 +109,7 @@ def _as_taken(before: Observed, now: ReleaseState) -> Observed:
     if before.release.steps or not now.steps:
         return before
     sentence = f"First step: {now.traffic_percent} % of the traffic goes to version {now.challenger_version}."
-    verdict = replace(before.verdict, action=GateAction.ADVANCE, reason="FIRST_STEP", sentence=sentence)
+    verdict = replace(before.verdict, action=GateAction.ADVANCE, reason=GoReason.FIRST_STEP, sentence=sentence)
     return replace(before, verdict=verdict)
 
 

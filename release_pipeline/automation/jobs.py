@@ -12,9 +12,11 @@ from pydantic import Field
 
 from release_pipeline.assets.canary_traffic import CHECK, check_fields, look
 from release_pipeline.assets.context import CHAIN, ModelContext, failure
-from release_pipeline.errors import ReleasePipelineError
-from release_pipeline.gate.verdict import Action
+from release_pipeline.errors import ReleasePipelineError, WorkspaceError
+from release_pipeline.gate.verdict import Action, GoReason
 from release_pipeline.report.metadata import canary_metadata
+from release_pipeline.rollout.observer import Observed
+from release_pipeline.rollout.parts import Parts
 
 ENDPOINT_TAG = "release_pipeline/endpoint"
 ACTION_TAG = "release_pipeline/action"
@@ -67,24 +69,29 @@ def _rollback_job(model: ModelContext) -> dg.JobDefinition:
         release = context.partition_key
         try:
             parts = model.parts(context)
-            observed = look(parts, release)
-            state = parts.rollout.roll_back(release, reason=config.reason, evidence_digest=observed.evidence_digest)
+            observed = _seen(parts, release, context)
+            state = parts.rollout.roll_back(
+                release, reason=config.reason, evidence_digest=observed.evidence_digest if observed else ""
+            )
         except ReleasePipelineError as error:
             raise failure(error) from error
+        asset = model.key("canary_traffic")
+        url = f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"
+        if observed is None:
+            metadata: dict[str, Any] = {"traffic_percent": 0, "verdict": Action.ROLL_BACK.value}
+            metadata["sentence"] = config.reason
+            context.log_event(dg.AssetMaterialization(asset, partition=release, metadata=metadata))
+            return
         asked = observed.verdict.action is not Action.ROLL_BACK
         verdict = replace(
             observed.verdict,
             action=Action.ROLL_BACK,
-            reason="ASKED_FOR" if asked else observed.verdict.reason,
+            reason=GoReason.ASKED_FOR if asked else observed.verdict.reason,
             sentence=config.reason,
         )
-        seen, asset = replace(observed, verdict=verdict), model.key("canary_traffic")
-        url = f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"
-        context.log_event(
-            dg.AssetMaterialization(
-                asset, partition=release, metadata=canary_metadata(seen, endpoint_url=url, now=state)
-            )
-        )
+        seen = replace(observed, verdict=verdict)
+        metadata = canary_metadata(seen, endpoint_url=url, now=state)
+        context.log_event(dg.AssetMaterialization(asset, partition=release, metadata=metadata))
         # The asset is red in the graph from here on, until the next release takes its first step.
         # (log_event takes the evaluation of a check, although its annotation does not say so.)
         evaluation = dg.AssetCheckEvaluation(asset_key=asset, check_name=CHECK, **check_fields(seen))
@@ -101,6 +108,15 @@ def _rollback_job(model: ModelContext) -> dg.JobDefinition:
         roll_back()
 
     return rollback
+
+
+def _seen(parts: Parts, release: str, context: dg.OpExecutionContext) -> Observed | None:
+    """The evidence as stored; a table that cannot be read must never be in the way of a rollback."""
+    try:
+        return look(parts, release)
+    except WorkspaceError as error:
+        context.log.warning(f"rolling back without a look at the evidence: {error}")
+        return None
 
 
 def _retire_job(model: ModelContext) -> dg.JobDefinition:

@@ -43,6 +43,10 @@ class GoReason(StrEnum):
     """A first release without a required absolute bound: nothing was proven."""
     GUARD = "GUARD"
     """A guard metric was shown to be worse, or above its bound."""
+    FIRST_STEP = "FIRST_STEP"
+    """The first step of a ramp: there is no evidence before it, and none is needed."""
+    ASKED_FOR = "ASKED_FOR"
+    """A person, or another system, asked for the rollback; the gate did not."""
 
 
 class MetricState(StrEnum):

@@ -69,6 +69,7 @@ def ensure_token(path: Path) -> str:
     Raises:
         CannotServe: The file is empty.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

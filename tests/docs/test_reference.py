@@ -48,8 +48,6 @@ def section(text: str, title: str) -> str:
     return found.group(1)
 
 
-# Dagster deprecates an argument that release_pipeline/automation/jobs.py still gives.
-@pytest.mark.filterwarnings("ignore:Parameter `partitions_def`:DeprecationWarning")
 @pytest.mark.parametrize("page", ["reference.md", "local-workspace.md"])
 def test_the_generated_parts_are_up_to_date(maker: ModuleType, page: str) -> None:
     assert (DOCS / page).read_text(encoding="utf-8") == maker.rewritten(page), "run: python docs/make_reference.py"
@@ -210,3 +208,18 @@ def test_every_field_of_a_run_configuration_is_described(reference: str) -> None
         for name, field in config.model_fields.items():
             default = {"": "empty", False: "`false`"}.get(field.default, f"`{field.default}`")
             assert f"| `{name}` | {default} |" in described
+
+
+def test_the_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    texts = "\n".join(
+        "".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+        if isinstance(node, ast.JoinedStr)
+        else str(node.value)
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    )
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| `([^|]+)` \|", page, re.MULTILINE)
+    assert len(quoted) > 20
+    assert [each for row in quoted for each in row.split("` ... `") if each not in texts] == []

@@ -7,10 +7,9 @@ seen; then the functions that the next tick's run would call go on from it with 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-import requests
 
 from release_pipeline.errors import Superseded
 from release_pipeline.rollout.ledger import Action, Phase
@@ -18,20 +17,10 @@ from release_pipeline.rollout.state import Stage, current_release
 from release_pipeline.workspace.registry import TAG_RELEASE, TAG_STATUS
 from tests.pipeline.checkpoint import Checkpoint, World
 from tests.pipeline.conftest import Model, next_tick
+from tests.pipeline.killer import Killer, Kills
 
 MOST_CALLS = 80
 CHAMPION, CHALLENGER = "1", "2"
-
-
-@dataclass(frozen=True)
-class Kills:
-    """Where an action is killed: at its calls, or only at those that write; before or after each."""
-
-    at: Literal["calls", "writes"]
-    moment: Literal["before", "after"]
-
-    def __str__(self) -> str:
-        return f"{self.moment}-{self.at}"
 
 
 # Between two writes the server does not change, so a kill after each write leaves every state that a kill can leave.
@@ -42,50 +31,6 @@ SLOW = [
     pytest.param(Kills("writes", "after"), marks=pytest.mark.slow),
     pytest.param(Kills("calls", "before"), marks=pytest.mark.slow),
 ]
-
-
-class Killed(BaseException):
-    """What a run sees of SIGKILL: nothing that it could catch."""
-
-
-class Killer:
-    """Ends its caller at one of the HTTP calls of both clients."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._at, self._kills, self.calls = 0, Kills("calls", "before"), 0
-        send = requests.Session.send
-
-        def counted(session: requests.Session, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-            if not self._at or (self._kills.at == "writes" and not writes(request)):
-                return send(session, request, **options)
-            self.calls += 1
-            if self.calls == self._at and self._kills.moment == "before":
-                raise Killed
-            answer = send(session, request, **options)
-            if self.calls == self._at:
-                raise Killed
-            return answer
-
-        patch.setattr(requests.Session, "send", counted)
-
-    def kills(self, act: Callable[[], Any], *, at: int, kills: Kills) -> bool:
-        """Run ``act`` and end it at its call (or write) number ``at``; whether it was killed."""
-        self._at, self._kills, self.calls = at, kills, 0
-        try:
-            act()
-        except Killed:
-            return True
-        finally:
-            self._at = 0
-        return False
-
-
-def writes(request: requests.PreparedRequest) -> bool:
-    """Whether a call can change the server."""
-    if request.method == "GET":
-        return False
-    body = request.body.decode() if isinstance(request.body, bytes) else str(request.body)
-    return "sql/statements" not in str(request.url) or "INSERT INTO" in body or "CREATE TABLE" in body
 
 
 @pytest.fixture

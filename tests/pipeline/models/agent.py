@@ -24,6 +24,8 @@ class ConfiguredAgent(ResponsesAgent):
     def predict_stream(self, request: ResponsesAgentRequest) -> Generator[ResponsesAgentStreamEvent, None, None]:
         text = self._answer(request)
         yield ResponsesAgentStreamEvent(**self.create_text_delta(delta=text, item_id="item-1"))
+        if self.config.get("raises_in_stream"):
+            raise ValueError("the tool did not answer")
         if not self.config.get("leaves_stream_open"):
             item = self.create_text_output_item(text=text, id="item-1")
             yield ResponsesAgentStreamEvent(type="response.output_item.done", item=item)

@@ -1,0 +1,109 @@
+"""A wrong field of the YAML is a sentence: the file, the field, the value, and what is allowed."""
+
+from typing import Any
+
+import pytest
+
+from release_pipeline.errors import SpecError
+from release_pipeline.spec import parse_spec
+from tests.pipeline.conftest import MODELS, attributes
+
+YAML = MODELS / "defs.yaml"
+
+WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+    ("name", {"name": "my model"}, ("`name`", "'my model'", "letters, digits and underscores")),
+    ("name missing", {"name": None}, ("`name`", "string")),
+    ("two levels", {"model": {"registered_name": "default.m"}}, ("registered_name", "default.m", "catalog.schema")),
+    ("hyphen", {"model": {"registered_name": "main.default.my-m"}}, ("registered_name", "my-m", "underscores")),
+    ("no file", {"model": {"source": "nowhere.py"}}, ("model.source", "nowhere.py", "does not exist", str(MODELS))),
+    ("no config", {"model": {"config": "none.yaml"}}, ("model.config", "none.yaml", "does not exist")),
+    ("no code", {"model": {"code_paths": ["lib"]}}, ("model.code_paths.0", "lib", "does not exist")),
+    ("no dataset", {"evaluation": {"dataset": "e.jsonl"}}, ("evaluation.dataset", "e.jsonl", "does not exist")),
+    ("resource", {"model": {"resources": [{"type": "disk", "name": "x"}]}}, ("resources.0.type", "'disk'", "table")),
+    ("unknown field", {"ramps": {}}, ("`ramps`", "not known", "remove it")),
+    ("unknown inner", {"ramp": {"step": [5]}}, ("`ramp.step`", "not known")),
+    ("empty ramp", {"ramp": {"steps": []}}, ("ramp.steps", "at least one step")),
+    ("ramp to 100", {"ramp": {"steps": [50, 100]}}, ("ramp.steps", "[50, 100]", "1 to 99")),
+    ("ramp falls", {"ramp": {"steps": [50, 25]}}, ("ramp.steps", "[50, 25]", "rise")),
+    ("ramp text", {"ramp": {"steps": ["half"]}}, ("ramp.steps.0", "'half'", "integer")),
+    ("short step", {"ramp": {"min_step_seconds": -1}}, ("ramp.min_step_seconds", "-1", "greater than or equal to 0")),
+    ("deadline", {"ramp": {"deadline_hours": 0}}, ("ramp.deadline_hours", "0", "greater than 0")),
+    ("alpha", {"gate": {"alpha": 0.7}}, ("gate.alpha", "0.7", "less than 0.5")),
+    ("no metrics", {"gate": {"metrics": []}}, ("gate.metrics", "at least 1 item")),
+    ("kind", {"gate": {"metrics": [{"name": "a", "kind": "cost"}]}}, ("metrics.0.kind", "'cost'", "'slow'")),
+    (
+        "margin",
+        {"gate": {"metrics": [{"name": "a", "kind": "errors", "margin": 2}]}},
+        ("metrics.0.margin", "2", "0.02"),
+    ),
+    (
+        "two metrics",
+        {"gate": {"metrics": [{"name": "a", "kind": "errors"}, {"name": "a", "kind": "slow"}]}},
+        ("gate.metrics", "two metrics are called a", "unique"),
+    ),
+    (
+        "threshold",
+        {"gate": {"metrics": [{"name": "a", "kind": "errors", "threshold_ms": 5}]}},
+        ("metrics.0", "threshold_ms", "`slow` only"),
+    ),
+    ("rows", {"gate": {"min_champion_rows": 0}}, ("gate.min_champion_rows", "0", "greater than or equal to 1")),
+    (
+        "environment",
+        {"predeploy_predict": {"environment": "conda"}},
+        ("predeploy_predict.environment", "conda", "'uv'"),
+    ),
+    ("endpoint", {"endpoint": {"name": "a b"}}, ("endpoint.name", "'a b'", "63")),
+    ("size", {"endpoint": {"workload_size": "Huge"}}, ("endpoint.workload_size", "'Huge'", "'Large'")),
+    ("patience", {"endpoint": {"ready_timeout_seconds": 1}}, ("ready_timeout_seconds", "1", "equal to 10")),
+    ("alias", {"promotion": {"alias": "challenger"}}, ("promotion.alias", "'challenger'", "not `challenger`")),
+    ("zone", {"promotion": {"timezone": "Berlin"}}, ("promotion.timezone", "'Berlin'", "Europe/Berlin")),
+    ("cron", {"promotion": {"schedule": "at nine"}}, ("promotion.schedule", "'at nine'", "five fields")),
+    ("cron value", {"promotion": {"schedule": "99 9 * * *"}}, ("promotion.schedule", "'99 9 * * *'", "cron")),
+    ("sensor", {"automation": {"gate_sensor": "maybe"}}, ("automation.gate_sensor", "'maybe'", "'off'")),
+    ("tick", {"automation": {"tick_seconds": 0}}, ("automation.tick_seconds", "0", "equal to 1")),
+]
+
+
+@pytest.mark.parametrize(("parts", "words"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_a_wrong_field_is_named_with_its_file_its_value_and_its_bound(
+    parts: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(SpecError) as raised:
+        parse_spec(_merged(parts), file=YAML)
+    message = str(raised.value)
+    assert message.startswith(f"{YAML}: release ")
+    for word in words:
+        assert word in message
+    assert message.endswith(".")
+    assert "pydantic" not in message
+    assert "Traceback" not in message
+
+
+def _merged(parts: dict[str, Any]) -> dict[str, Any]:
+    others = {part: fields for part, fields in parts.items() if part != "name"}
+    return {**attributes("m", **others), **{part: value for part, value in parts.items() if part == "name"}}
+
+
+def test_every_wrong_field_is_told_at_once() -> None:
+    with pytest.raises(SpecError) as raised:
+        parse_spec(attributes("m", ramp={"steps": []}, gate={"alpha": 3}, typo=1), file=YAML)
+    for field in ("ramp.steps", "gate.alpha", "typo"):
+        assert f"`{field}`" in str(raised.value)
+
+
+def test_a_missing_part_is_named() -> None:
+    with pytest.raises(SpecError, match=r"field `model` is missing; add it"):
+        parse_spec({"name": "m"}, file=YAML)
+
+
+@pytest.mark.parametrize("name", ["API_TOKEN", "db_password", "OPENAI_API_KEY", "MY_SECRET", "AwsCredentials"])
+def test_a_secret_in_clear_text_is_refused_and_never_repeated(name: str) -> None:
+    value = "hunter2-in-the-clear"
+    with pytest.raises(SpecError) as raised:
+        parse_spec(attributes("m", endpoint={"environment": {name: value}}), file=YAML)
+    assert name in str(raised.value)
+    assert "{{secrets/scope/key}}" in str(raised.value)
+    assert value not in str(raised.value)
+    assert value not in repr(raised.value.__cause__)
+    accepted = parse_spec(attributes("m", endpoint={"environment": {name: "{{secrets/a/b}}"}}), file=YAML)
+    assert accepted.endpoint.environment == {name: "{{secrets/a/b}}"}
