@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -52,13 +53,16 @@ def log_agent(config: dict[str, Any]) -> Any:
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = tmp_path_factory.mktemp("tracking")
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     experiment = mlflow.create_experiment("agent", artifact_location=(store / "artifacts").as_uri())
     mlflow.set_experiment(experiment_id=experiment)
     yield experiment
     mlflow.flush_trace_async_logging()
-    mlflow.set_tracking_uri(before)
+    # Unset and not set back: a default that is set would win over the environment of later tests.
+    mlflow.set_tracking_uri(None)
+    if before is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 @pytest.fixture(scope="module")

@@ -88,8 +88,15 @@ def test_an_unknown_scorer_is_a_sentence(tmp_path: Path) -> None:
     ids=["syntax", "import", "no-model"],
 )
 def test_a_source_that_is_no_model_is_a_sentence_and_leaves_no_finished_run(
-    code: str, words: str, workspace: RunningWorkspace, tmp_path: Path, make_spec: Callable[..., ReleaseSpec]
+    code: str,
+    words: str,
+    workspace: RunningWorkspace,
+    tmp_path: Path,
+    make_spec: Callable[..., ReleaseSpec],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A release logs in a process of its own; here MLflow would take the model that an earlier test has set.
+    monkeypatch.setattr("mlflow.models.model.__mlflow_model__", None)
     source = tmp_path / "agent.py"
     source.write_text(code)
     spec = make_spec()
