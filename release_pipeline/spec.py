@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from release_pipeline.errors import SpecError
+from release_pipeline.spec_cron import can_fire
 from release_pipeline.spec_sentences import SECRET_WORD, sentence
 
 _IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -286,9 +287,7 @@ class PromotionPart(Strict):
     @field_validator("schedule")
     @classmethod
     def _cron(cls, value: str | None) -> str | None:
-        from dagster._utils.schedules import is_valid_cron_string  # what loads the schedule decides
-
-        if value is not None and (len(value.split()) != 5 or not is_valid_cron_string(value)):
+        if value is not None and not can_fire(value):
             raise ValueError("must be a cron expression of five fields, such as 0 9 * * 1-5")
         return value
 

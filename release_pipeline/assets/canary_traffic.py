@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.assets.deployed_endpoint import send_tracers
+from release_pipeline.assets.deployed_endpoint import prove_challenger, send_tracers
 from release_pipeline.errors import NotAllowed, ReleasePipelineError
 from release_pipeline.gate.verdict import Action as GateAction
 from release_pipeline.gate.verdict import GoReason, HoldReason
@@ -82,7 +82,7 @@ def take_step(parts: Parts, spec: ReleaseSpec, release: str) -> Observed:
 
     The first step needs no evidence. Nothing happens where the gate holds: a release without a champion stays as it is.
     """
-    observed = look(parts, release)
+    observed = look(parts, release, ingest=True)
     state = observed.release
     config = observed.endpoint.config_version if observed.endpoint else 0
     if state.open_intent is not None:
@@ -90,6 +90,7 @@ def take_step(parts: Parts, spec: ReleaseSpec, release: str) -> Observed:
             parts.rollout.resume(release)
         return observed
     if state.stage is Stage.DEPLOYED:
+        prove_challenger(parts, spec, state)  # the run that deployed it may have died before it did
         parts.rollout.set_traffic(
             release, step=0, expected_config=config, evidence_digest="", reason="the first step of the ramp"
         )

@@ -13,6 +13,7 @@ from release_pipeline.workspace.endpoint import ServedEntity
 from release_pipeline.workspace.tracer import send_tracer
 
 ENTITY_NAME_LIMIT = 63
+TRACER_ATTEMPTS = 3
 
 
 def build(model: ModelContext) -> dg.AssetsDefinition:
@@ -42,7 +43,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             latest = parts.payload.latest()
             entity = served_entity(spec, run.version, run.experiment_id)
             state = parts.rollout.deploy(release, run.version, entity, table_version=latest[0] if latest else 0)
-            traced = send_tracers(parts, spec, state)
+            traced = prove_challenger(parts, spec, state)
         except ReleasePipelineError as error:
             raise failure(error) from error
         host = parts.workspace.host
@@ -79,11 +80,24 @@ def served_entity(spec: ReleaseSpec, version: str, experiment_id: str) -> Served
     return ServedEntity(name=name, model=spec.model.registered_name, version=version, settings=settings)
 
 
-def send_tracers(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> int:
+def prove_challenger(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> int:
+    """Send tracers before anybody is served; a challenger that does not answer its example is rolled back.
+
+    Raises:
+        ReleaseError: It did not answer, and was rolled back.
+    """
+    try:
+        return send_tracers(parts, spec, state, strict=True)
+    except EndpointError as error:
+        parts.rollout.roll_back(state.release, reason=f"the challenger does not answer its example request: {error}")
+        raise ReleaseError(f"release {state.release} was rolled back before it had any traffic: {error}") from error
+
+
+def send_tracers(parts: Parts, spec: ReleaseSpec, state: ReleaseState, *, strict: bool = False) -> int:
     """Send one tracer to every entity of the release; how many were answered.
 
     Raises:
-        EndpointError: The challenger, which is ready, does not answer its example request.
+        EndpointError: Only if ``strict``: the challenger, which is ready, did not answer, tried three times.
     """
     now = parts.endpoint.read()
     answered = 0
@@ -91,11 +105,14 @@ def send_tracers(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> int:
         entity = next((served for served in now.entities if served.name == name), None) if now else None
         if entity is None:
             continue
-        try:
-            send_tracer(parts.endpoint, entity, spec.model.input_example)
-            answered += 1
-        except EndpointError:
-            # A champion that fails on one example is for the gate to see; a failing tracer is logged all the same.
-            if name == state.entities.get("challenger") and not state.steps:
-                raise
+        must = strict and name == state.entities.get("challenger")
+        for attempt in range(TRACER_ATTEMPTS if must else 1):
+            try:
+                send_tracer(parts.endpoint, entity, spec.model.input_example)
+                answered += 1
+                break
+            except EndpointError:
+                # A champion that fails on one example is for the gate to see; a failing tracer is logged all the same.
+                if must and attempt == TRACER_ATTEMPTS - 1:
+                    raise
     return answered

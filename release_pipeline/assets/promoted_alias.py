@@ -56,7 +56,7 @@ def promote(parts: Parts, release: str) -> Observed:
     Raises:
         NotAllowed: The gate has not passed; the message is its sentence.
     """
-    observed = look(parts, release)
+    observed = look(parts, release, ingest=True)
     state = observed.release
     if state.stage is Stage.PROMOTED and state.open_intent is None:
         return observed

@@ -3,12 +3,15 @@
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.errors import RegistryError, ReleasePipelineError, first_sentence
+from release_pipeline.errors import NotAllowed, RegistryError, ReleasePipelineError, first_sentence
+from release_pipeline.rollout.parts import Parts
+from release_pipeline.rollout.state import Stage
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_DIGEST, TAG_RELEASE, TAG_STATUS
 from release_pipeline.workspace.tracking import TAG_VERSION, ReleaseRun
 
 READY_SECONDS = 900
+ENDED = (Stage.PROMOTED, Stage.FINISHED, Stage.ROLLED_BACK)
 
 
 def build(model: ModelContext) -> dg.AssetsDefinition:
@@ -30,9 +33,10 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         try:
             parts = model.parts(context)
             run = need_run(parts.workspace, spec, release)
+            _not_ended(parts, spec, release)
             version = run.version
             if version is None:
-                version = _register(spec, run)
+                version = _registered(parts, run) or _register(spec, run)
                 parts.workspace.mlflow.set_tag(run.run_id, TAG_VERSION, version)
             parts.registry.tag(
                 version,
@@ -58,6 +62,26 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         )
 
     return registered_version
+
+
+def _not_ended(parts: Parts, spec: ReleaseSpec, release: str) -> None:
+    """Keep the status and the aliases of a release that has come to its end.
+
+    Raises:
+        NotAllowed: The ledger says that it was promoted, finished or rolled back.
+    """
+    state = parts.rollout.state(release)
+    if state is not None and state.stage in ENDED:
+        raise NotAllowed(
+            f"release {release} of {spec.name} is {state.stage} already; version {state.challenger_version} keeps its "
+            "status and its aliases; start a new release instead."
+        )
+
+
+def _registered(parts: Parts, run: ReleaseRun) -> str | None:
+    """The version that a run which died before it could note it has made; one that never became ready is left."""
+    found = (version for version in parts.registry.versions() if version.run_id == run.run_id)
+    return next((version.version for version in found if version.status == "READY"), None)
 
 
 def _register(spec: ReleaseSpec, run: ReleaseRun) -> str:

@@ -25,6 +25,9 @@ _UNFINISHED = [
     DagsterRunStatus.CANCELING,
 ]
 MOST_BACK_OFF_SECONDS = 600.0
+MOST_ROLLBACK_BACK_OFF_SECONDS = 30.0
+# Dagster's name for the job behind "Materialize".
+ANY_ASSETS_JOB = "__ASSET_JOB"
 
 
 def build_gate_sensor(model: ModelContext, jobs: list[dg.JobDefinition]) -> dg.SensorDefinition:
@@ -62,12 +65,6 @@ def _tick(context: dg.SensorEvaluationContext, model: ModelContext, parts: Parts
             skip_reason=f"no release under way; the last, {state.release}, is {state.stage.replace('_', ' ')}",
             cursor=context.cursor,
         )
-    busy = context.instance.get_runs(RunsFilter(tags={PARTITION_TAG: state.release}, statuses=_UNFINISHED), limit=1)
-    if busy:
-        return dg.SensorResult(
-            skip_reason=f"waiting for run {busy[0].run_id[:8]} ({busy[0].job_name}) of release {state.release}",
-            cursor=context.cursor,
-        )
     observed: Observed | None = None
     if state.open_intent is not None:
         wanted: NextRun | None = resume_run(state.open_intent)
@@ -80,11 +77,28 @@ def _tick(context: dg.SensorEvaluationContext, model: ModelContext, parts: Parts
     events, cursor = _observation(model, parts, observed, context.cursor)
     if wanted is None:
         return dg.SensorResult(skip_reason=sentence, asset_events=events, cursor=cursor)
+    busy = _in_the_way(context.instance, model.spec.name, state, wanted)
+    if busy is not None:
+        waiting = f"waiting for run {busy.run_id[:8]} ({busy.job_name}) of release {state.release}: {sentence}"
+        return dg.SensorResult(skip_reason=waiting, asset_events=events, cursor=cursor)
     request = _request(context.instance, model.spec.name, state, wanted)
     if isinstance(request, str):
         return dg.SensorResult(skip_reason=f"{sentence} {request}", asset_events=events, cursor=cursor)
     context.log.info(sentence)
     return dg.SensorResult(run_requests=[request], asset_events=events, cursor=cursor)
+
+
+def _in_the_way(
+    instance: DagsterInstance, model_name: str, state: ReleaseState, wanted: NextRun
+) -> dg.DagsterRun | None:
+    """An unfinished run of this release that is waited for; for a rollback only another rollback is."""
+    runs = instance.get_runs(RunsFilter(tags={PARTITION_TAG: state.release}, statuses=_UNFINISHED))
+    rollback = job_name(model_name, "rollback")
+    for run in runs:
+        own = run.job_name.startswith((f"{model_name}_", ANY_ASSETS_JOB))
+        if run.job_name == rollback or (own and wanted.job != "rollback"):
+            return run
+    return None
 
 
 def _observation(
@@ -105,19 +119,21 @@ def _observation(
 def _request(instance: DagsterInstance, model_name: str, state: ReleaseState, wanted: NextRun) -> dg.RunRequest | str:
     """The run to request, or a sentence that says how long the same one is not tried again."""
     tags = {ACTION_TAG: wanted.action}
-    filters = RunsFilter(tags={PARTITION_TAG: state.release, **tags})
+    job = job_name(model_name, wanted.job)
+    filters = RunsFilter(job_name=job, tags={PARTITION_TAG: state.release, **tags})
+    most = MOST_ROLLBACK_BACK_OFF_SECONDS if wanted.job == "rollback" else MOST_BACK_OFF_SECONDS
     attempts = instance.get_runs_count(filters)
     if attempts:
         last = instance.get_run_records(filters, limit=1)[0]
         # Also one that succeeded has not brought about what is wanted, or it would not be wanted again.
-        rest = (last.end_time or 0) + min(2.0 ** min(attempts, 10), MOST_BACK_OFF_SECONDS) - time.time()
+        rest = (last.end_time or 0) + min(2.0 ** min(attempts, 10), most) - time.time()
         if rest > 0:
             how = "failed" if last.dagster_run.status is DagsterRunStatus.FAILURE else "ended"
             return f"(run {last.dagster_run.run_id[:8]} {how}; next try in {rest:.0f} s)"
     return dg.RunRequest(
         # A run key is used up for ever, even by a run that failed: hence the attempt.
         run_key=f"{state.release}/{wanted.action}/{state.last_sequence}/{attempts}",
-        job_name=job_name(model_name, wanted.job),
+        job_name=job,
         partition_key=state.release,
         tags=tags,
         run_config=run_config(wanted, model_name),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from release_pipeline.errors import ModelInvalid
+from release_pipeline.errors import ModelInvalid, SpecError
 from release_pipeline.evaluation.dataset import Example
 from release_pipeline.evaluation.scorers import FAILED, load_scorer
 from release_pipeline.spec import EvaluationPart
@@ -50,6 +50,7 @@ def score_model(
 
     Raises:
         ModelInvalid: The model cannot be loaded.
+        SpecError: A scorer gave no value on any row.
     """
     import mlflow
     from mlflow.genai.scorers import scorer
@@ -73,8 +74,17 @@ def score_model(
     rows = [{"inputs": example.inputs, "expectations": example.expectations} for example in examples]
     with mlflow.start_run(run_id=run_id):
         result = mlflow.genai.evaluate(data=rows, predict_fn=predict, scorers=named)
-        mlflow.set_tag(TAG_EVALUATION, evaluation_digest(examples, scorers, folder))
-    return {name: float(result.metrics.get(_mean(name), 0.0)) for name in scorers}
+        silent = [name for name in scorers if _mean(name) not in result.metrics]
+        if not silent:
+            mlflow.set_tag(TAG_EVALUATION, evaluation_digest(examples, scorers, folder))
+    # Raised only here: within the block it would end the release's run as failed, and its model would not be found.
+    if silent:
+        # As a mean of 0 it would count for challenger and champion alike, and pass.
+        raise SpecError(
+            f"scorer {silent[0]} gave no value on any row: it raised, or returned neither a number nor a boolean; "
+            f"see its errors in the traces of MLflow run {run_id}, then mend it or take it out of evaluation.scorers."
+        )
+    return {name: float(result.metrics[_mean(name)]) for name in scorers}
 
 
 def stored_scores(

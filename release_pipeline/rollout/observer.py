@@ -1,14 +1,15 @@
 """What a tick sees: the ledger, the endpoint, the new rows of the inference table, and the gate's verdict on them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from release_pipeline.clock import Clock
 from release_pipeline.gate.decision import decide, decide_first_release
 from release_pipeline.gate.evidence import Baseline, Bet, EvidenceState, Observation, bucket_seconds_for
-from release_pipeline.gate.verdict import Signals, Verdict
-from release_pipeline.rollout.ledger import Action, Entry, Ledger, Phase
+from release_pipeline.gate.verdict import Action, HoldReason, Signals, Verdict
+from release_pipeline.rollout import ledger as ledgers
+from release_pipeline.rollout.ledger import Entry, Ledger, Phase
 from release_pipeline.rollout.state import ReleaseState, current_release
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.endpoint import Endpoint, EndpointState
@@ -17,7 +18,7 @@ from release_pipeline.workspace.inference_table import Delta, Group, InferenceTa
 
 # The traffic rate that sizes the event-time buckets is taken from this time before the release.
 RATE_SECONDS = 3600.0
-# The watermark trails by the longest lag of this many ingests.
+# The lag that people are shown, and that LAGGING goes by, is the longest of this many ingests.
 LAG_INGESTS = 5
 
 
@@ -73,15 +74,16 @@ class Observer:
             return None
         endpoint = self.endpoint.read()
         rows, latest = self.evidence.read(release), self.payload.latest()
-        unmapped = 0
+        unmapped, unread = 0, list[Observation]()
         if ingest and latest is not None and state.steps:
             if not rows:
                 self.evidence.create()
                 self.evidence.append(self._baseline_rows(state, entries))
                 rows = self.evidence.read(release)
-            unmapped = self._ingest(state, rows, latest)
+            unmapped, unread = self._ingest(state, rows, latest)
             rows = self.evidence.read(release)
-        evidence = fold_rows(rows, self.spec)
+        # Rows that wait for their mapping are not stored; those of known entities can still roll back.
+        evidence = fold_rows(rows, self.spec).add(unread)
         lags = [row.lag_seconds for row in rows if row.kind == "ingest" and row.ingest > 0][-LAG_INGESTS:]
         signals = Signals(
             now=self.clock.now().timestamp(),
@@ -97,6 +99,7 @@ class Observer:
             verdict = decide_first_release(evidence, signals, self.spec)
         else:
             verdict = decide(evidence, signals, self.spec, max(state.step, 0))
+        verdict = _held_where_moved(verdict, state, endpoint)
         return Observed(
             release=state,
             endpoint=endpoint,
@@ -109,11 +112,17 @@ class Observer:
             lag_seconds=max(lags) if lags else None,
         )
 
-    def _ingest(self, state: ReleaseState, rows: Sequence[EvidenceRow], latest: tuple[int, datetime]) -> int:
-        """Read what is new and store it; returns the rows of unknown entities, which keep the rest unread, too."""
+    def _ingest(
+        self, state: ReleaseState, rows: Sequence[EvidenceRow], latest: tuple[int, datetime]
+    ) -> tuple[int, list[Observation]]:
+        """Read what is new and store it.
+
+        Rows of an entity that no tracer has mapped yet keep the whole read from being stored, because they would be
+        lost otherwise: then returns their number, and the observations of the others.
+        """
         cursor = max(row.to_version for row in rows)
         if latest[0] <= cursor:
-            return 0
+            return 0, []
         delta = self.payload.changes(
             cursor,
             latest,
@@ -126,18 +135,20 @@ class Observer:
         mapping = {**self.evidence.mapping(), **delta.mapping}
         unmapped = sum(group.rows for group in delta.groups if group.served_entity_id not in mapping)
         if unmapped:
-            return unmapped
+            number, watermark = _next_ingest(rows, delta)
+            return unmapped, _observations(number, delta, mapping, state, self.spec, watermark)
         self.evidence.append(self._ingest_rows(state, rows, delta, mapping))
-        return 0
+        return 0, []
 
     def _baseline_rows(self, state: ReleaseState, entries: Sequence[Entry]) -> list[EvidenceRow]:
         """The levels that are frozen for the whole release, as ingest 0."""
         since = state.started_at - timedelta(days=self.spec.gate.baseline_days)
         for entry in entries:
             # Before its own promotion the champion did not serve everything.
-            if entry.action is Action.PROMOTE and entry.phase is Phase.DONE and entry.release != state.release:
+            if entry.action is ledgers.Action.PROMOTE and entry.phase is Phase.DONE and entry.release != state.release:
                 since = max(since, entry.at)
-        found = self.payload.level(self.spec.gate.metrics, since, state.started_at, RATE_SECONDS)
+        ids = [entity for entity, version in self.evidence.mapping().items() if version == state.champion_version]
+        found = self.payload.level(self.spec.gate.metrics, since, state.started_at, RATE_SECONDS, entities=ids)
         smallest = 1 - max(self.spec.ramp.steps) / 100
         length = bucket_seconds_for(self.spec.gate, found.requests_per_second * smallest)
         common = {"release": state.release, "ingest": 0, "at": self.clock.now(), "to_version": state.baseline_version}
@@ -157,9 +168,7 @@ class Observer:
     def _ingest_rows(
         self, state: ReleaseState, rows: Sequence[EvidenceRow], delta: Delta, mapping: dict[str, str]
     ) -> list[EvidenceRow]:
-        number = 1 + max(row.ingest for row in rows)
-        lags = [row.lag_seconds for row in rows if row.kind == "ingest" and row.ingest > 0][-LAG_INGESTS:]
-        watermark = delta.committed_at.timestamp() - max([delta.lag_seconds, *lags])
+        number, watermark = _next_ingest(rows, delta)
         blocks = _observations(number, delta, mapping, state, self.spec, watermark)
         after = fold_rows(rows, self.spec).add(blocks)
         at = self.clock.now()
@@ -246,7 +255,7 @@ def _observations(
     """Both arms side by side; where nothing arrived, one empty observation carries the watermark."""
     arms: dict[tuple[int, float], dict[str, list[Group]]] = {}
     for group in delta.groups:
-        version = mapping[group.served_entity_id]
+        version = mapping.get(group.served_entity_id, "")
         arm = {state.challenger_version: "challenger", state.champion_version: "champion"}.get(version)
         if arm is not None:
             arms.setdefault((group.step, group.bucket_start), {}).setdefault(arm, []).append(group)
@@ -267,6 +276,30 @@ def _observations(
         for (step, start), by_arm in sorted(arms.items())
         for metric in spec.gate.metrics
     ]
+
+
+def _next_ingest(rows: Sequence[EvidenceRow], delta: Delta) -> tuple[int, float]:
+    """The number of the next ingest, and its watermark: it trails by the longest lag that the release has seen."""
+    longest = max([delta.lag_seconds, *(row.lag_seconds for row in rows if row.kind == "ingest")])
+    return 1 + max(row.ingest for row in rows), delta.committed_at.timestamp() - longest
+
+
+def _held_where_moved(verdict: Verdict, state: ReleaseState, endpoint: EndpointState | None) -> Verdict:
+    """No step forward on an endpoint that does not serve what the ledger says; a rollback is never held."""
+    if verdict.action not in (Action.ADVANCE, Action.PROMOTE) or state.open_intent is not None or not state.steps:
+        return verdict
+    share = state.traffic_percent
+    expected = {state.entities["challenger"]: share}
+    if state.champion_version is not None:
+        expected[state.entities["champion"]] = 100 - share
+    routes = {name: percent for name, percent in (endpoint.routes if endpoint else {}).items() if percent}
+    if routes == {name: percent for name, percent in expected.items() if percent}:
+        return verdict
+    sentence = (
+        f"Hold: the endpoint routes {routes or 'nothing'}, but the ledger says {expected}; somebody changed it: set "
+        "the routes back, or roll the release back."
+    )
+    return replace(verdict, action=Action.HOLD, reason=HoldReason.SHARE_MISMATCH, sentence=sentence)
 
 
 def _counts(groups: Sequence[Group], metric: str) -> tuple[int, int]:

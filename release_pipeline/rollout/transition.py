@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from release_pipeline.clock import Clock
-from release_pipeline.errors import EndpointError, NotAllowed, Superseded
+from release_pipeline.errors import EndpointError, NotAllowed, Superseded, UpdateInProgress
 from release_pipeline.rollout.ledger import Action, Entry, Ledger, Phase
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
 from release_pipeline.rollout.verified_write import VerifiedWrite
@@ -38,7 +38,7 @@ class Rollout:
 
     @property
     def _write(self) -> VerifiedWrite:
-        return VerifiedWrite(self.spec, self.endpoint, self.registry, self.clock, self.progress)
+        return VerifiedWrite(self.spec, self.endpoint, self.registry, self.ledger, self.clock, self.progress)
 
     def state(self, release: str | None = None) -> ReleaseState | None:
         """Where ``release`` stands, or the newest release."""
@@ -151,6 +151,12 @@ class Rollout:
             if state.stage is not Stage.PROMOTED:
                 raise NotAllowed(f"release {release} is {state.stage}; only a promoted release can end its bake.")
             challenger = state.entities["challenger"]
+            now = self.endpoint.read()
+            if now is not None and {name for name, share in now.routes.items() if share} != {challenger}:
+                raise NotAllowed(
+                    f"endpoint {self.endpoint.name} routes {dict(now.routes)}, not 100 % to {challenger}; somebody "
+                    "changed it during the bake: the old champion stays until that is settled."
+                )
             entries.append(
                 self._intent(
                     entries,
@@ -223,7 +229,12 @@ class Rollout:
                 raise NotAllowed(
                     f"endpoint {self.endpoint.name} exists but serves nothing; delete it, then materialise again."
                 )
-            champion = None
+            if champion is not None:
+                raise NotAllowed(
+                    f"alias {alias} of {self.registry.name} names version {champion}, but endpoint "
+                    f"{self.endpoint.name} does not exist; serve that version there again, or delete the alias to "
+                    "begin anew without a champion."
+                )
         else:
             serving = [served for served in now.entities if now.routes.get(served.name, 0) == 100]
             if not serving or (champion is not None and serving[0].version != champion):
@@ -315,6 +326,8 @@ class Rollout:
             raise NotAllowed(f"release {release} is in the middle of {intent.action}; that is finished first.")
         try:
             extra = self._write.carry_out(intent)
+        except UpdateInProgress:
+            raise  # it may still come true: the intent stays open and the next tick looks again
         except EndpointError as error:
             if intent.action is Action.ROLL_BACK:
                 raise  # stays open: it is tried again until it is done

@@ -3,15 +3,16 @@
 Every part skips what already is, so carrying out the same intent twice does no harm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from release_pipeline.clock import Clock
-from release_pipeline.errors import EndpointError, NotVerified, ReleasePipelineError, UpdateFailed
-from release_pipeline.rollout.ledger import Action, Entry
+from release_pipeline.errors import EndpointError, NotVerified, ReleasePipelineError, Superseded, UpdateFailed
+from release_pipeline.rollout.ledger import Action, Entry, Ledger
 from release_pipeline.spec import ReleaseSpec
-from release_pipeline.workspace.endpoint import Endpoint, EndpointState, InferenceTable, Progress, ServedEntity
+from release_pipeline.workspace.endpoint import Endpoint, EndpointState, Progress, ServedEntity
+from release_pipeline.workspace.endpoint import InferenceTableName as InferenceTable
 from release_pipeline.workspace.registry import (
     CHALLENGER_ALIAS,
     REJECTED,
@@ -21,6 +22,8 @@ from release_pipeline.workspace.registry import (
     Registry,
 )
 
+OWNER_TAG = "release_pipeline"
+
 
 @dataclass(frozen=True)
 class VerifiedWrite:
@@ -29,6 +32,7 @@ class VerifiedWrite:
     spec: ReleaseSpec
     endpoint: Endpoint
     registry: Registry
+    ledger: Ledger
     clock: Clock
     progress: Progress
 
@@ -46,22 +50,26 @@ class VerifiedWrite:
             self.endpoint.delete()  # the first release of a model: there is nothing to go back to
             extra["zero_traffic_at"] = self.clock.now().isoformat()
         elif rolling_back:
-            self._ensure(after["routes"])
+            try:
+                self._ensure(intent, after["routes"], leaving=removed)
+            except UpdateFailed as error:
+                # A challenger that does not come up fails every update that still names it.
+                self.progress(f"{error} Going on without the challenger.")
+                self._ensure(intent, _without(after["routes"], removed), remove=removed)
             extra["zero_traffic_at"] = self.clock.now().isoformat()
         elif "add" in after:
-            self._ensure(after["routes"], add=ServedEntity(**after["add"]))
+            self._ensure(intent, after["routes"], add=ServedEntity(**after["add"]))
         else:
-            self._ensure(after["routes"], remove=removed)
+            self._ensure(intent, after["routes"], remove=removed)
         for alias, version in after.get("alias", {}).items():
-            self._ensure_alias(alias, version, only_from=after.get("rejected"))
+            self._ensure_alias(intent, alias, version, only_from=after.get("rejected"))
         if rolling_back:
             rejected = after["rejected"]
             self.registry.tag(rejected, {TAG_STATUS: REJECTED, TAG_REASON: intent.reason})
             if self.registry.version_of_alias(CHALLENGER_ALIAS) == rejected:
                 self.registry.delete_alias(CHALLENGER_ALIAS)
             if after["routes"]:
-                kept = {name: share for name, share in after["routes"].items() if name not in removed}
-                self._ensure(kept, remove=removed)
+                self._ensure(intent, _without(after["routes"], removed), remove=removed)
         elif intent.action is Action.PROMOTE:
             version = next(iter(after["alias"].values()))
             self.registry.tag(version, {TAG_STATUS: "promoted", TAG_RELEASE: intent.release})
@@ -71,19 +79,22 @@ class VerifiedWrite:
 
     def _ensure(
         self,
+        intent: Entry,
         routes: Mapping[str, int],
         *,
         add: ServedEntity | None = None,
-        remove: set[str] | frozenset[str] = frozenset(),
+        remove: Set[str] = frozenset(),
+        leaving: Set[str] = frozenset(),
     ) -> None:
         """Make the endpoint serve ``routes``, and read back that it does."""
         now = self.endpoint.read()
         if now is None:
             if add is None:
                 raise EndpointError(f"endpoint {self.endpoint.name} does not exist any more.")
+            self._fence(intent)
             self.endpoint.create(
                 add,
-                tags={**self.spec.endpoint.tags, "release_pipeline": self.spec.name},
+                tags={**self.spec.endpoint.tags, OWNER_TAG: self.spec.name},
                 inference_table=InferenceTable(
                     self.spec.model.catalog, self.spec.model.schema_name, self.spec.model.short_name
                 ),
@@ -92,7 +103,7 @@ class VerifiedWrite:
         elif now.updating:
             self.progress(f"endpoint {self.endpoint.name}: waiting for the update in progress")
             try:
-                now = self._wait()
+                now = self._wait(leaving | remove)
             except UpdateFailed:
                 now = self.endpoint.read() or now
         if not _equals(now, routes, remove, add):
@@ -100,23 +111,40 @@ class VerifiedWrite:
             if add is not None and all(entity.name != add.name for entity in entities):
                 entities.append(add)
             known = {entity.name for entity in entities}
+            self._fence(intent)
             self.endpoint.update(tuple(entities), {name: share for name, share in routes.items() if name in known})
-            now = self._wait()
+            now = self._wait(leaving)
         if not _equals(now, routes, remove, add):
             raise NotVerified(
                 f"endpoint {self.endpoint.name} was asked for {dict(routes)} but serves {dict(now.routes)}; "
                 "another tool may have changed it; look at the endpoint before going on."
             )
 
-    def _wait(self) -> EndpointState:
-        return self.endpoint.wait(timeout_seconds=self.spec.endpoint.ready_timeout_seconds, progress=self.progress)
+    def _fence(self, intent: Entry) -> None:
+        """Before a write: the intent must still be the newest row, or a slow run would undo what came after it.
 
-    def _ensure_alias(self, alias: str, version: str | None, *, only_from: str | None) -> None:
+        Raises:
+            Superseded: It is not.
+        """
+        newest = self.ledger.read()[-1]
+        if newest.entry_id != intent.entry_id:
+            raise Superseded(
+                f"release {intent.release}: {newest.action} by {newest.actor} came after this {intent.action}; "
+                "nothing more is written by this run."
+            )
+
+    def _wait(self, leaving: Set[str] = frozenset()) -> EndpointState:
+        return self.endpoint.wait(
+            timeout_seconds=self.spec.endpoint.ready_timeout_seconds, progress=self.progress, leaving=leaving
+        )
+
+    def _ensure_alias(self, intent: Entry, alias: str, version: str | None, *, only_from: str | None) -> None:
         """Point the alias at ``version`` (None removes it) and read back; with ``only_from``, only away from that."""
         named = self.registry.version_of_alias(alias)
         if only_from is not None and named != only_from:
             return
         if named != version:
+            self._fence(intent)
             if version is None:
                 self.registry.delete_alias(alias)
             else:
@@ -129,17 +157,20 @@ class VerifiedWrite:
         """A deployment that failed leaves nothing behind; other actions left the old configuration serving."""
         if intent.action is not Action.DEPLOY:
             return
-        if intent.after["champion_version"] is None:
-            self.endpoint.delete()
+        now = self.endpoint.read()
+        if intent.after["champion_version"] is None and now is not None and now.tags.get(OWNER_TAG) == self.spec.name:
+            self.endpoint.delete()  # made by this release, and nobody is served by it yet
         version = str(intent.after["challenger_version"])
         self.registry.tag(version, {TAG_STATUS: "failed", TAG_REASON: str(error)})
         if self.registry.version_of_alias(CHALLENGER_ALIAS) == version:
             self.registry.delete_alias(CHALLENGER_ALIAS)
 
 
-def _equals(
-    now: EndpointState, routes: Mapping[str, int], remove: set[str] | frozenset[str], add: ServedEntity | None
-) -> bool:
+def _without(routes: Mapping[str, int], removed: Set[str]) -> dict[str, int]:
+    return {name: share for name, share in routes.items() if name not in removed}
+
+
+def _equals(now: EndpointState, routes: Mapping[str, int], remove: Set[str], add: ServedEntity | None) -> bool:
     """Whether the endpoint serves exactly ``routes``; a route of 0 % may be left out by the service."""
     shares = {name: share for name, share in now.routes.items() if share}
     names = {entity.name: entity.version for entity in now.entities}

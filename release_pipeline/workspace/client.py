@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from release_pipeline.errors import NotConfigured, WorkspaceUnreachable
+from release_pipeline.errors import NotConfigured, WorkspaceUnreachable, first_sentence
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -54,7 +54,7 @@ def connect() -> Workspace:
 
     Raises:
         NotConfigured: Neither ``DATABRICKS_HOST`` nor a configuration profile says which workspace.
-        WorkspaceUnreachable: Nothing listens at the workspace's address.
+        WorkspaceUnreachable: Nothing listens at the workspace's address, or signing in failed there.
     """
     host = os.environ.get("DATABRICKS_HOST", "")
     if host:
@@ -66,6 +66,7 @@ def connect() -> Workspace:
 def _connect(host: str, token: str, profile: str) -> Workspace:
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.core import Config
+    from databricks.sdk.errors.base import DatabricksError
 
     try:
         config = Config(
@@ -79,6 +80,11 @@ def _connect(host: str, token: str, profile: str) -> Workspace:
         raise NotConfigured(
             f"no Databricks credentials: {reason}; set DATABRICKS_HOST and DATABRICKS_TOKEN, or a profile in "
             "~/.databrickscfg, or start the local workspace with `release-pipeline dev`."
+        ) from None
+    except (DatabricksError, TimeoutError) as error:  # some ways to sign in ask the workspace at once
+        raise WorkspaceUnreachable(
+            f"signing in to {host or 'the workspace of the profile'} failed: {first_sentence(error)}; "
+            "check DATABRICKS_HOST, the credentials and the network."
         ) from None
     return Workspace(client=WorkspaceClient(config=config), host=str(config.host).rstrip("/"))
 

@@ -1,7 +1,7 @@
 """A serving endpoint: what it serves now, and the writes that change it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class EndpointState:
         update_failed: The last update failed; the configuration before it still serves.
         inference_table: Full name of the inference table, None where it is off.
         pending_message: What the service says about the entities of a pending or failed update.
+        tags: Tags of the endpoint.
     """
 
     name: str
@@ -60,14 +61,11 @@ class EndpointState:
     creator: str = ""
     inference_table: str | None = None
     pending_message: str = ""
-
-    def entity_of(self, version: str) -> ServedEntity | None:
-        """The entity that serves ``version``, if any."""
-        return next((entity for entity in self.entities if entity.version == version), None)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class InferenceTable:
+class InferenceTableName:
     """Where the endpoint logs its requests: `<catalog>.<schema>.<prefix>_payload`."""
 
     catalog: str
@@ -101,7 +99,7 @@ class Endpoint:
             return _state(self._api.get(self.name))
         except NotFound:
             return None
-        except DatabricksError as error:
+        except (DatabricksError, TimeoutError) as error:
             raise WorkspaceError(f"endpoint {self.name} could not be read: {first_sentence(error)}.") from None
 
     def create(
@@ -109,12 +107,13 @@ class Endpoint:
         entity: ServedEntity,
         *,
         tags: Mapping[str, str],
-        inference_table: InferenceTable,
+        inference_table: InferenceTableName,
     ) -> None:
         """Create the endpoint with one entity at 100 % and its inference table on; returns before it is ready.
 
         Raises:
             EndpointError: The service refused it.
+            WorkspaceError: The service did not answer in time.
         """
         from databricks.sdk.errors.base import DatabricksError
         from databricks.sdk.service import serving
@@ -139,6 +138,8 @@ class Endpoint:
                 tags=[serving.EndpointTag(key=key, value=value) for key, value in tags.items()],
                 ai_gateway=gateway,
             )
+        except TimeoutError as error:
+            raise _unanswered(self.name, "its creation", error) from None
         except DatabricksError as error:
             raise EndpointError(f"endpoint {self.name} could not be created: {first_sentence(error)}.") from None
 
@@ -148,6 +149,7 @@ class Endpoint:
         Raises:
             UpdateInProgress: Another update is running.
             EndpointError: The service refused it.
+            WorkspaceError: The service did not answer in time.
         """
         from databricks.sdk.errors import ResourceConflict
         from databricks.sdk.errors.base import DatabricksError
@@ -163,16 +165,24 @@ class Endpoint:
             raise UpdateInProgress(
                 f"endpoint {self.name} is busy with another update; try again when it ends."
             ) from None
+        except TimeoutError as error:
+            raise _unanswered(self.name, "the new configuration", error) from None
         except DatabricksError as error:
             raise EndpointError(
                 f"endpoint {self.name} refused the new configuration: {first_sentence(error)}."
             ) from None
 
-    def wait(self, *, timeout_seconds: float, progress: Progress) -> EndpointState:
+    def wait(self, *, timeout_seconds: float, progress: Progress, leaving: Set[str] = frozenset()) -> EndpointState:
         """Wait until no update is in progress and the endpoint and all its entities are ready.
 
+        Args:
+            timeout_seconds: How long at most.
+            progress: Called with news.
+            leaving: Names of entities that are about to go: whether they are ready does not matter any more.
+
         Raises:
-            UpdateFailed: The update failed, the endpoint is gone, or the time is over.
+            UpdateFailed: The update failed, or the endpoint is gone.
+            UpdateInProgress: The time is over; the update goes on.
         """
         started = time.monotonic()
         pause, said = 0.3, ""
@@ -185,12 +195,13 @@ class Endpoint:
                     f"endpoint {self.name} could not activate its new configuration: "
                     f"{state.pending_message or 'the service gave no reason'}; see the build logs of the entity."
                 )
-            waiting = [entity for entity in state.entities if entity.state != "DEPLOYMENT_READY"]
-            if state.ready and not state.updating and not waiting:
+            kept = [entity for entity in state.entities if entity.name not in leaving]
+            well = all(entity.state == "DEPLOYMENT_READY" for entity in kept) and (state.ready or bool(leaving))
+            if well and kept and not state.updating:
                 return state
             elapsed = time.monotonic() - started
             if elapsed > timeout_seconds:
-                raise UpdateFailed(
+                raise UpdateInProgress(
                     f"endpoint {self.name} was not ready within {timeout_seconds:.0f} s; it may still become ready: "
                     "look at its build logs, then materialise again."
                 )
@@ -214,7 +225,7 @@ class Endpoint:
             self._api.delete(self.name)
         except NotFound:
             return
-        except DatabricksError as error:
+        except (DatabricksError, TimeoutError) as error:
             raise WorkspaceError(f"endpoint {self.name} could not be deleted: {first_sentence(error)}.") from None
 
     def query_entity(self, entity: str, body: Mapping[str, Any]) -> Any:
@@ -228,10 +239,18 @@ class Endpoint:
         path = f"/serving-endpoints/{self.name}/served-models/{entity}/invocations"
         try:
             return self._workspace.client.api_client.do("POST", path, body=dict(body))
-        except DatabricksError as error:
+        except (DatabricksError, TimeoutError) as error:
             raise EndpointError(
                 f"served entity {entity} of {self.name} did not answer: {first_sentence(error)}."
             ) from None
+
+
+def _unanswered(name: str, what: str, error: TimeoutError) -> WorkspaceError:
+    """Not an EndpointError, which closes an intent as failed: the service may have done what was asked."""
+    return WorkspaceError(
+        f"endpoint {name} was asked for {what}, and no answer came: {first_sentence(error)}; "
+        "it may have been taken: look at the endpoint, or try again."
+    )
 
 
 def _routes(routes: Mapping[str, int]) -> list[Any]:
@@ -277,6 +296,7 @@ def _state(answer: "ServingEndpointDetailed") -> EndpointState:
             if table and table.enabled
             else None
         ),
+        tags={tag.key: tag.value or "" for tag in answer.tags or []},
         pending_message="; ".join(
             f"{entity.name} {entity.state.removeprefix('DEPLOYMENT_').lower()}"
             + (f" ({entity.message})" if entity.message else "")

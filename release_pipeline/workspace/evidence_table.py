@@ -33,8 +33,8 @@ _COLUMNS: Mapping[str, str] = {
     "detail": "STRING",
     "writer": "STRING",
 }
-# Rows per INSERT: each row binds one parameter per column.
-_ROWS_PER_INSERT = 40
+# Rows per INSERT: each row binds one parameter per column, and a statement may bind 255 at most.
+_ROWS_PER_INSERT = 15
 
 
 @dataclass(frozen=True)

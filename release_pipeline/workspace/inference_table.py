@@ -50,7 +50,8 @@ class Delta:
         mapping: Version by served entity id, as tracers showed it.
         lag_seconds: Longest time from a request to its commit among these rows, 0.0 where there was none.
         committed_at: Time of the last commit.
-        outside: Rows of no step (before the ramp, or while traffic was being moved); counted, never judged.
+        outside: Rows of no step (before the ramp, or while traffic was being moved) or of no entity (answered by the
+            gateway); counted, never judged.
     """
 
     from_version: int
@@ -88,18 +89,30 @@ class InferenceTable:
             return None
         return int(rows[0]["version"] or 0), parse_timestamp(rows[0]["timestamp"] or "")
 
-    def level(self, metrics: Sequence[Metric], since: datetime, until: datetime, rate_seconds: float) -> "Baseline":
-        """The level of every metric between two event times, the champion serving everything then.
+    def level(
+        self,
+        metrics: Sequence[Metric],
+        since: datetime,
+        until: datetime,
+        rate_seconds: float,
+        *,
+        entities: Sequence[str] = (),
+    ) -> "Baseline":
+        """The level of every metric between two event times.
 
         Args:
             metrics: What the gate watches.
             since: First event time.
             until: Last event time, exclusive.
             rate_seconds: The traffic rate is taken from this many seconds before ``until``.
+            entities: The champion's entity ids, as far as tracers have shown them; all rows count where there are none.
         """
         table = quoted(self.name)
         where = f"request_time >= :since AND request_time < :until AND {_SERVED}"
         bounds: dict[str, Value] = {"since": since, "until": until}
+        if entities:
+            bounds |= {f"entity{index}": entity for index, entity in enumerate(entities)}
+            where += f" AND served_entity_id IN ({', '.join(f':entity{index}' for index in range(len(entities)))})"
         quantile = self._warehouse.execute(
             f"SELECT percentile_approx(execution_duration_ms, 0.95) AS p95, count(*) AS n, "
             f"count_if(request_time >= :recent) AS recent, min(request_time) AS first FROM {table} WHERE {where}",
@@ -174,7 +187,9 @@ class InferenceTable:
             FROM {feed} WHERE client_request_id LIKE '{PREFIX}%' AND served_entity_id IS NOT NULL
             """
         )
-        groups = [_group(row, metrics) for row in rows if row["step"] is not None]
+        # A row without an entity never reached a version: the gateway answered it.
+        judged = [row for row in rows if row["step"] is not None and row["entity"]]
+        groups = [_group(row, metrics) for row in judged]
         lags = [int(row["lag_ms"] or 0) for row in (*rows, *tracers)]
         return Delta(
             from_version=after_version + 1,
@@ -187,7 +202,7 @@ class InferenceTable:
             },
             lag_seconds=max([0, *lags]) / 1000,
             committed_at=committed_at,
-            outside=sum(int(row["n"] or 0) for row in rows if row["step"] is None),
+            outside=sum(int(row["n"] or 0) for row in rows) - sum(int(row["n"] or 0) for row in judged),
         )
 
 

@@ -15,8 +15,9 @@ LONGEST = 400
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "clock": set(),
+    "spec_cron": set(),
     "spec_sentences": set(),
-    "spec": {"errors", "spec_sentences"},
+    "spec": {"errors", "spec_cron", "spec_sentences"},
     "gate": {"spec"},
     "workspace": {"spec", "errors", "clock"},
     "local_workspace": set(),

@@ -51,6 +51,15 @@ def models(workspace: RunningWorkspace) -> None:
     register("unloadable_model.py", BAD, signature=infer_signature(["a"], ["a"]))
 
 
+def raw_entity(name: str, version: Any = "1", model: str = AGENT) -> dict[str, Any]:
+    return {"name": name, "entity_name": model, "entity_version": version, "workload_size": "Small"}
+
+
+def start_creating(client: WorkspaceClient, name: str, *entities: dict[str, Any]) -> Any:
+    body = {"name": name, "config": {"served_entities": list(entities)}}
+    return client.api_client.do("POST", "/api/2.0/serving-endpoints", body=body)
+
+
 def entity(name: str, model: str = AGENT, version: str = "1", **environment: str) -> ServedEntityInput:
     return ServedEntityInput(
         name=name,

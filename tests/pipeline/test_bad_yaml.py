@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from release_pipeline.errors import SpecError
@@ -59,6 +60,10 @@ WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("zone", {"promotion": {"timezone": "Berlin"}}, ("promotion.timezone", "'Berlin'", "Europe/Berlin")),
     ("cron", {"promotion": {"schedule": "at nine"}}, ("promotion.schedule", "'at nine'", "five fields")),
     ("cron value", {"promotion": {"schedule": "99 9 * * *"}}, ("promotion.schedule", "'99 9 * * *'", "cron")),
+    *(
+        (f"cron {text}", {"promotion": {"schedule": text}}, ("promotion.schedule", f"'{text}'", "cron"))
+        for text in ("0 9 * *", "@daily", "*/0 9 * * *", "0 24 * * *", "0 9 0 * *", "0 9 30,31 2 *", "0 9 * * sunday")
+    ),
     ("sensor", {"automation": {"gate_sensor": "maybe"}}, ("automation.gate_sensor", "'maybe'", "'off'")),
     ("tick", {"automation": {"tick_seconds": 0}}, ("automation.tick_seconds", "0", "equal to 1")),
 ]
@@ -82,6 +87,15 @@ def test_a_wrong_field_is_named_with_its_file_its_value_and_its_bound(
 def _merged(parts: dict[str, Any]) -> dict[str, Any]:
     others = {part: fields for part, fields in parts.items() if part != "name"}
     return {**attributes("m", **others), **{part: value for part, value in parts.items() if part == "name"}}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["0 9 * * 1-5", "*/15 22-2 1,15 jan-mar 7", "59 23 31 12 SUN,wed", "5/10 0 29 2 fri-mon", "0-59/7 */2 * 1/3 0-7"],
+)
+def test_a_cron_expression_that_is_taken_loads_in_dagster(schedule: str) -> None:
+    spec = parse_spec(attributes("m", promotion={"schedule": schedule}), file=YAML)
+    assert dg.ScheduleDefinition(job_name="j", cron_schedule=schedule).cron_schedule == spec.promotion.schedule
 
 
 def test_every_wrong_field_is_told_at_once() -> None:

@@ -125,13 +125,31 @@ def test_a_tick_waits_for_a_run_of_its_release_and_backs_off_from_a_failed_one(
     model, release = deployed
     first = request(tick(model.spec, instance))
     tags = {"dagster/partition": release, **first.tags}
-    run = create_run_for_test(instance, job_name="some_job", tags=tags, status=dg.DagsterRunStatus.STARTED)
-    assert f"waiting for run {run.run_id[:8]} (some_job)" in sentence(tick(model.spec, instance))
+    job = f"{model.spec.name}_canary_step"
+    run = create_run_for_test(instance, job_name=job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    assert f"waiting for run {run.run_id[:8]} ({job})" in sentence(tick(model.spec, instance))
     instance.report_run_failed(run)
     assert f"run {run.run_id[:8]} failed; next try in" in sentence(tick(model.spec, instance))
     again = eventually(lambda: (tick(model.spec, instance).run_requests or [None])[0])
     assert again.run_key != first.run_key, "a run key is used up for ever"
     assert again.tags == first.tags
+
+
+def test_a_rollback_waits_for_no_other_run_and_nobody_waits_for_another_models_run(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance
+) -> None:
+    model, release = deployed
+    tags = {"dagster/partition": release}
+    create_run_for_test(instance, job_name="another_release", tags=tags, status=dg.DagsterRunStatus.STARTED)
+    assert request(tick(model.spec, instance)).job_name == f"{model.spec.name}_canary_step"
+    job = f"{model.spec.name}_release"
+    create_run_for_test(instance, job_name=job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    assert f"({job})" in sentence(tick(model.spec, instance))
+    ledger = model.parts().ledger
+    entries = ledger.read()
+    what = {"action": Action.ROLL_BACK, "phase": Phase.INTENT, "after": entries[-1].after, "reason": "it was worse"}
+    ledger.append(entries, release=release, actor="run:killed", **what)
+    assert request(tick(model.spec, instance)).job_name == f"{model.spec.name}_rollback"
 
 
 def test_a_hold_is_a_sentence_and_an_observation_that_is_shown_once(
@@ -140,8 +158,8 @@ def test_a_hold_is_a_sentence_and_an_observation_that_is_shown_once(
     model, release = deployed
     model.step(release)
     before = model.counted(model.parts())
-    model.ask(4)
-    model.rows(before + 4)
+    model.ask(30)
+    model.rows(before + 30)
     result = tick(model.spec, instance)
     assert sentence(result).startswith(HoldReason.NOT_ENOUGH)
     (observation,) = result.asset_events

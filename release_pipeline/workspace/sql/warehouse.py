@@ -54,7 +54,7 @@ def choose_warehouse(client: "WorkspaceClient") -> str:
         return chosen
     try:
         warehouses = list(client.warehouses.list())
-    except DatabricksError as error:
+    except (DatabricksError, TimeoutError) as error:
         raise NotConfigured(
             f"{client.config.host} did not list its SQL warehouses: {first_sentence(error)}; check DATABRICKS_TOKEN, "
             "or the profile's credentials, and that they may use a warehouse."
@@ -93,7 +93,7 @@ class Warehouse:
             )
             answer = self._finished(answer)
             return self._rows(answer)
-        except DatabricksError as error:
+        except (DatabricksError, TimeoutError) as error:
             raise StatementFailed(
                 f"SQL warehouse {self.warehouse_id} refused a statement: {first_sentence(error)}; "
                 "check that the warehouse exists and that you may use it."

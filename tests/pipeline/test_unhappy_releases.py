@@ -1,0 +1,130 @@
+"""Releases that meet a failing example, a hand-made change, a lost endpoint, late evidence, or a faster run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from release_pipeline.assets.canary_traffic import take_step
+from release_pipeline.assets.deployed_endpoint import prove_challenger
+from release_pipeline.assets.promoted_alias import promote
+from release_pipeline.errors import NotAllowed, ReleaseError, Superseded
+from release_pipeline.gate.verdict import Action, HoldReason
+from release_pipeline.rollout.ledger import Entry
+from release_pipeline.rollout.state import Stage
+from release_pipeline.rollout.verified_write import VerifiedWrite
+from tests.pipeline.conftest import Model, eventually
+
+BY_TIME = {"bucket_seconds": 1, "metrics": [{"name": "errors", "kind": "errors", "margin": 0.3, "required": False}]}
+
+
+def routes(model: Model) -> dict[str, int]:
+    state = model.parts().endpoint.read()
+    assert state is not None
+    return {entity.version: state.routes.get(entity.name, 0) for entity in state.entities}
+
+
+def ask(model: Model, count: int, text: str = "hello") -> None:
+    before = model.counted(model.parts())
+    model.ask(count, text)
+    model.rows(before + count)
+
+
+def asked(model: Model, release: str) -> Action:
+    """The verdict after some more requests."""
+    ask(model, 30)
+    observed = model.parts().observer.look(release)
+    assert observed is not None
+    return observed.verdict.action
+
+
+def test_a_challenger_that_fails_its_example_is_rolled_back_before_it_has_traffic(
+    make_model: Callable[..., Model],
+) -> None:
+    example = {"input": [{"role": "user", "content": "a question"}]}
+    model = make_model(model={"input_example": example})
+    champion = model.champion()
+    model.deploy(release := model.release(), version := model.register("raising"))
+    parts = model.parts()
+    state = parts.rollout.state(release)
+    assert state is not None
+    with pytest.raises(ReleaseError, match="rolled back before it had any traffic"):
+        prove_challenger(parts, model.spec, state)
+    state = parts.rollout.state(release)
+    assert state is not None
+    assert state.stage is Stage.ROLLED_BACK
+    assert routes(model) == {champion: 100}
+    found = parts.registry.get(version)
+    assert found is not None
+    assert found.tags["release_pipeline.status"] == "rejected"
+    assert "does not answer its example request" in found.tags["release_pipeline.reason"]
+
+
+def test_an_endpoint_that_somebody_changed_holds_the_next_step_but_not_the_rollback(
+    deployed: tuple[Model, str],
+) -> None:
+    model, release = deployed
+    model.step(release)
+    parts = model.parts()
+    now = parts.endpoint.read()
+    state = parts.rollout.state(release)
+    assert now is not None
+    assert state is not None
+    eventually(lambda: asked(model, release) is Action.ADVANCE)
+    names = state.entities
+    parts.endpoint.update(now.entities, {names["champion"]: 100, names["challenger"]: 0})
+    parts.endpoint.wait(timeout_seconds=60, progress=model.said.append)
+    observed = take_step(parts, model.spec, release)
+    assert (observed.verdict.action, observed.verdict.reason) == (Action.HOLD, HoldReason.SHARE_MISMATCH)
+    assert "somebody changed it" in observed.verdict.sentence
+    assert set(routes(model).values()) == {0, 100}
+    assert parts.rollout.roll_back(release, reason="by the test").stage is Stage.ROLLED_BACK
+
+
+def test_a_champion_whose_endpoint_is_gone_is_not_replaced_without_a_gate(make_model: Callable[..., Model]) -> None:
+    model = make_model()
+    champion = model.champion()
+    model.parts().rollout.retire("20260101-000000")
+    model.parts().endpoint.delete()
+    with pytest.raises(NotAllowed, match=f"names version {champion}, but endpoint .* does not exist"):
+        model.deploy(model.release(), model.register("second"))
+    assert model.parts().endpoint.read() is None
+    assert model.parts().registry.version_of_alias("champion") == champion
+
+
+def test_a_promotion_reads_the_newest_rows_and_not_only_the_stored_ones(make_model: Callable[..., Model]) -> None:
+    model = make_model(gate=BY_TIME, ramp={"steps": [50], "min_step_seconds": 0})
+    champion = model.champion()
+    model.deploy(release := model.release(), model.register("raising"))
+    model.step(release)
+    assert asked(model, release) is Action.PROMOTE
+    parts = model.parts()
+    ask(model, 120, "a question")
+    with pytest.raises(NotAllowed, match="Roll back"):
+        promote(parts, release)
+    assert parts.registry.version_of_alias("champion") == champion
+    assert set(routes(model).values()) == {50}
+
+
+def test_a_slow_promotion_writes_nothing_after_a_rollback_that_overtook_it(
+    deployed: tuple[Model, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, release = deployed
+    model.step(release)
+    slow, quick = model.parts("slow"), model.parts("quick")
+    fence, overtaken = VerifiedWrite._fence, list[Any]()
+
+    def overtake(self: VerifiedWrite, intent: Entry) -> None:
+        if not overtaken:
+            overtaken.append(True)
+            quick.rollout.roll_back(release, reason="by the test")
+        fence(self, intent)
+
+    monkeypatch.setattr(VerifiedWrite, "_fence", overtake)
+    with pytest.raises(Superseded, match="roll_back by quick came after this promote"):
+        slow.rollout.promote(release, expected_config=model.config(), evidence_digest="", reason="by the test")
+    state = slow.rollout.state(release)
+    assert state is not None
+    assert (state.stage, state.open_intent) == (Stage.ROLLED_BACK, None)
+    assert routes(model) == {state.champion_version: 100}
+    assert slow.registry.version_of_alias("champion") == state.champion_version
