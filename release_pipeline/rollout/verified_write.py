@@ -11,8 +11,7 @@ from release_pipeline.clock import Clock
 from release_pipeline.errors import EndpointError, NotVerified, ReleasePipelineError, Superseded, UpdateFailed
 from release_pipeline.rollout.ledger import Action, Entry, Ledger
 from release_pipeline.spec import ReleaseSpec
-from release_pipeline.workspace.endpoint import Endpoint, EndpointState, Progress, ServedEntity
-from release_pipeline.workspace.endpoint import InferenceTableName as InferenceTable
+from release_pipeline.workspace.endpoint import Endpoint, EndpointState, InferenceTableName, Progress, ServedEntity
 from release_pipeline.workspace.registry import (
     CHALLENGER_ALIAS,
     REJECTED,
@@ -95,7 +94,7 @@ class VerifiedWrite:
             self.endpoint.create(
                 add,
                 tags={**self.spec.endpoint.tags, OWNER_TAG: self.spec.name},
-                inference_table=InferenceTable(
+                inference_table=InferenceTableName(
                     self.spec.model.catalog, self.spec.model.schema_name, self.spec.model.short_name
                 ),
             )

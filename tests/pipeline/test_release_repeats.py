@@ -1,7 +1,6 @@
 """What is done again by hand or after a death: registering twice, registering what has ended, calls without answer."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -15,7 +14,6 @@ from release_pipeline.errors import (
     ReleasePipelineError,
     StatementFailed,
     WorkspaceError,
-    WorkspaceUnreachable,
 )
 from release_pipeline.rollout.ledger import Action, Phase
 from release_pipeline.workspace import tracking
@@ -24,7 +22,7 @@ from release_pipeline.workspace.endpoint import Endpoint, InferenceTableName, Se
 from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_RELEASE, TAG_STATUS
 from release_pipeline.workspace.sql.warehouse import Warehouse, choose_warehouse
 from release_pipeline.workspace.tracking import TAG_VERSION
-from tests.conftest import RunningWorkspace, free_port
+from tests.conftest import free_port
 from tests.pipeline.conftest import MODELS, Model
 from tests.pipeline.test_assets import why
 
@@ -158,19 +156,3 @@ def test_a_call_without_an_answer_is_a_sentence(
     assert type(raised.value) is kind
     assert "Timed out after 0:00:01" in str(raised.value)
     assert str(raised.value).endswith(".")
-
-
-def test_signing_in_without_an_answer_is_a_sentence(
-    workspace: RunningWorkspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    host = f"http://127.0.0.1:{free_port()}"
-    (tmp_path / "cfg").write_text(f"[gone]\nhost = {host}\nclient_id = somebody\nclient_secret = hunter2-in-the-file\n")
-    for name in ("DATABRICKS_HOST", "DATABRICKS_TOKEN"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "cfg"))
-    monkeypatch.setenv("DATABRICKS_CONFIG_PROFILE", "gone")
-    monkeypatch.setenv("DATABRICKS_DISCOVERY_URL", f"{host}/oidc")
-    monkeypatch.setattr("release_pipeline.workspace.client.RETRY_SECONDS", 1)
-    with pytest.raises(WorkspaceUnreachable, match=r"signing in to .* failed: Timed out") as raised:
-        connect()
-    assert "hunter2" not in str(raised.value)

@@ -26,7 +26,6 @@ CHAMPION, CHALLENGER = "1", "2"
 # Between two writes the server does not change, so a kill after each write leaves every state that a kill can leave.
 # It is enough where every round has to start a scoring process again; all calls are in the slower suite.
 QUICK = [Kills("calls", "before"), pytest.param(Kills("calls", "after"), marks=pytest.mark.slow)]
-DEAR = [Kills("writes", "after"), pytest.param(Kills("calls", "before"), marks=pytest.mark.slow)]
 SLOW = [
     pytest.param(Kills("writes", "after"), marks=pytest.mark.slow),
     pytest.param(Kills("calls", "before"), marks=pytest.mark.slow),
@@ -235,7 +234,7 @@ def test_a_killed_traffic_step_and_a_killed_promotion_are_finished(
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kills", DEAR, ids=str)
+@pytest.mark.parametrize("kills", SLOW, ids=str)
 def test_a_killed_deployment_and_a_killed_rollback_of_what_was_promoted_are_finished(
     kills: Kills, changes: Changes, killer: Killer
 ) -> None:
