@@ -103,7 +103,8 @@ def ledger_table(entries: Sequence[Entry]) -> Table:
 def problems(story: Sequence[Ended], answers: Sequence[Answer], parts: Parts, spec: ReleaseSpec) -> list[str]:
     """Everything that is not as it must be at the end; empty where all is well."""
     found = []
-    live = [ended for ended in story if ended.observed.release.stage is Stage.PROMOTED][-1].observed.release
+    live_stages = (Stage.PROMOTED, Stage.FINISHED)  # its bake may have ended by now
+    live = [ended for ended in story if ended.observed.release.stage in live_stages][-1].observed.release
     rejected = story[-1].observed.release
     alias = parts.registry.version_of_alias(spec.promotion.alias)
     endpoint = parts.endpoint.read()
