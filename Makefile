@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Nearly 500 MB, so it is installed for the slower suites only.
+SPARK := tests/spark/requirements
+
 .PHONY: demo dev test test-all check lock setup clean
 
 demo: setup
@@ -14,7 +17,7 @@ dev: setup
 test: setup
 	$(BIN)/pytest -n 2 -m "not slow"
 
-test-all: setup
+test-all: setup $(VENV)/.spark
 	$(BIN)/pytest -n 2 -m slow
 
 check: setup
@@ -26,6 +29,8 @@ check: setup
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
+	$(BIN)/uv pip compile $(SPARK).in --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-header --upgrade -o $(SPARK).lock
 
 setup: $(VENV)/.installed
 
@@ -34,6 +39,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.spark: $(SPARK).lock $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(SPARK).lock
 	touch $@
 
 clean:

@@ -91,6 +91,8 @@ COVERAGE: dict[str, tuple[str, str]] = {
     "GET /presigned/files{path:path}": ("follows the link of `create-download-url`", "test_files.py"),
     "GET /.well-known/databricks-config": ("`databricks-config`", "test_identity.py"),
     "GET /api/2.0/preview/scim/v2/Me": ("`current_user.me`", "test_identity.py"),
+    "GET /local/faults": ("`/local/faults`, read", "test_faults.py"),
+    "PATCH /local/faults": ("`set_faults`", "test_faults.py"),
     f"GET {_UC}/catalogs": ("`catalogs.list`", "test_permissions.py"),
     f"GET {_UC}/catalogs/{{name}}": ("`catalogs.get`", "test_permissions.py"),
     f"GET {_UC}/schemas": ("`schemas.list`", "test_permissions.py"),

@@ -16,12 +16,13 @@ from release_pipeline.assets import (
 from release_pipeline.assets.context import ModelContext
 from release_pipeline.automation.gate_sensor import build_gate_sensor
 from release_pipeline.automation.jobs import build_jobs, job_name
+from release_pipeline.automation.judge import build_judge_job, build_judge_sensor, has_judges
 from release_pipeline.automation.promotion_schedule import build_promotion_schedule
 from release_pipeline.spec import ReleaseSpec
 
 
 def build_release(spec: ReleaseSpec, folder: Path) -> dg.Definitions:
-    """Assets, jobs, the gate sensor and the promotion schedule of one model.
+    """Assets, jobs, sensors and the promotion schedule of one model.
 
     Args:
         spec: The validated YAML.
@@ -41,10 +42,11 @@ def build_release(spec: ReleaseSpec, folder: Path) -> dg.Definitions:
     by_name = {job.name: job for job in jobs}
     # The sensor drives releases and starts none.
     driven = [job for job in jobs if job.name != job_name(spec.name, "release")]
+    judges = [build_judge_job(model)] if has_judges(spec) else []
     schedule = build_promotion_schedule(model, by_name[job_name(spec.name, "promote")])
     return dg.Definitions(
         assets=[link.build(model) for link in chain],
-        jobs=jobs,
-        sensors=[build_gate_sensor(model, driven)],
+        jobs=[*jobs, *judges],
+        sensors=[build_gate_sensor(model, driven), *(build_judge_sensor(model, job) for job in judges)],
         schedules=[schedule] if schedule else [],
     )

@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError
+from release_pipeline.power_command import power
+from release_pipeline.replay_log.command import replay
 
 DATA = ".data"
 
@@ -55,10 +57,19 @@ def main() -> None:
 @click.option("--lag", default=0.0, show_default=True, help="Seconds until a request's row is in the inference table.")
 @click.option("--update-seconds", default=0.0, show_default=True, help="Shortest time an endpoint's update takes.")
 @click.option("--duplicate-fraction", default=0.0, show_default=True, help="Share of rows that are delivered twice.")
+@click.option("--unlogged-status", type=int, multiple=True, help="HTTP status whose rows never arrive; repeatable.")
+@click.option("--sampling-fraction", default=1.0, show_default=True, help="Share of requests that get a row.")
+@click.option("--body-limit", default=1 << 20, show_default=True, help="Bytes above which a body is null in its row.")
+@click.option("--payload-shape", type=click.Choice(["ai_gateway", "legacy", "unity_ai_gateway"]), default="ai_gateway",
+              show_default=True, help="Columns of new inference tables.")  # fmt: skip
+@click.option("--no-change-data-feed", is_flag=True, help="New inference tables have no change data feed.")
+@click.option("--derived-tables", type=float, metavar="SECONDS",
+              help="Derive request and assessment logs, this much later, and take feedback.")  # fmt: skip
+@click.option("--freeze-inference-tables", is_flag=True, help="No inference table gets any row.")
+@click.option("--minute-metrics", is_flag=True, help="Metrics count the last full minute, as the service's do.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--allow-remote-clients", is_flag=True, help="Allow a --host that is not loopback.")
-def workspace(port: int, data: Path, token_file: Path, lag: float, update_seconds: float, duplicate_fraction: float,
-              host: str, allow_remote_clients: bool) -> None:  # fmt: skip
+def workspace(port: int, data: Path, token_file: Path, host: str, allow_remote_clients: bool, **behaviour: Any) -> None:
     r"""Serve a local Databricks workspace on loopback.
 
     It answers the unpatched clients (mlflow, databricks-sdk, the OpenAI client) with only DATABRICKS_HOST and
@@ -72,7 +83,15 @@ def workspace(port: int, data: Path, token_file: Path, lag: float, update_second
     from release_pipeline.local_workspace.server import CannotServe, ensure_token, serve
     from release_pipeline.local_workspace.settings import Faults, Settings
 
-    faults = Faults(inference_lag_seconds=lag, duplicate_fraction=duplicate_fraction, update_seconds=update_seconds)
+    behaviour["inference_lag_seconds"] = behaviour.pop("lag")
+    behaviour["unlogged_statuses"] = behaviour.pop("unlogged_status")
+    behaviour["body_limit_bytes"] = behaviour.pop("body_limit")
+    behaviour["change_data_feed"] = not behaviour.pop("no_change_data_feed")
+    try:
+        faults = Faults(**behaviour)
+    except ValueError as error:
+        click.echo(f"release-pipeline workspace: {error}", err=True)
+        sys.exit(2)
     try:
         token = ensure_token(token_file)
         settings = Settings(data_dir=data.resolve(), token=token, host=host, port=port, faults=faults)
@@ -184,6 +203,10 @@ def start(model: str, source: str, config: str, force: bool, dagster_url: str) -
     run_config = {"ops": {f"{model}__logged_model": {"config": {"source": source, "config": config, "force": force}}}}
     run_id = DagsterApi(dagster_url).start_release(model, release, run_config)
     click.echo(f"release {release} of {model} started: {dagster_url}/runs/{run_id}")
+
+
+main.add_command(replay)
+main.add_command(power)
 
 
 if __name__ == "__main__":

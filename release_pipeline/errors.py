@@ -2,12 +2,14 @@
 
     ReleasePipelineError
     ├── SpecError                  a release's YAML, or a file it names, is wrong
-    │   └── EvaluationSetError     a line of the evaluation set is wrong
+    │   ├── EvaluationSetError     a line of the evaluation set is wrong
+    │   └── LogError               a log that is to be replayed is wrong
     ├── WorkspaceError             the workspace did not do what was asked
     │   ├── WorkspaceUnreachable   nothing answers at the workspace's address
     │   ├── NotConfigured          no host, credentials or warehouse is configured
     │   ├── StatementFailed        the SQL warehouse refused or failed a statement
     │   │   └── TableMissing       a table that was read does not exist
+    │   ├── TableUnreadable        a table lacks the columns that tell what the gate needs
     │   ├── EndpointError          a serving endpoint refused or failed an operation
     │   │   ├── UpdateInProgress   the endpoint is busy with another update
     │   │   └── UpdateFailed       the new configuration did not become ready
@@ -35,6 +37,10 @@ class EvaluationSetError(SpecError):
     """A line of the evaluation set is wrong."""
 
 
+class LogError(SpecError):
+    """A log that is to be replayed is wrong."""
+
+
 class WorkspaceError(ReleasePipelineError):
     """The workspace did not do what was asked."""
 
@@ -53,6 +59,10 @@ class StatementFailed(WorkspaceError):
 
 class TableMissing(StatementFailed):
     """A table that was read does not exist."""
+
+
+class TableUnreadable(WorkspaceError):
+    """A table lacks the columns that tell what the gate needs."""
 
 
 class EndpointError(WorkspaceError):

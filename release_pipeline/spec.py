@@ -9,21 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from release_pipeline.errors import SpecError
 from release_pipeline.spec_cron import can_fire
+from release_pipeline.spec_gate import IDENTIFIER, GatePart, Strict
 from release_pipeline.spec_sentences import SECRET_WORD, sentence
 
-_IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _ENDPOINT_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")
 _SECRET_REFERENCE = re.compile(r"^\{\{secrets/[^/{}\s]+/[^/{}\s]+\}\}$")
-
-
-class Strict(BaseModel):
-    """Base of every part of the YAML: unknown fields are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Resource(Strict):
@@ -68,7 +62,7 @@ class ModelPart(Strict):
     @classmethod
     def _three_levels(cls, value: str) -> str:
         parts = value.split(".")
-        if len(parts) != 3 or not all(_IDENTIFIER.match(part) for part in parts):
+        if len(parts) != 3 or not all(IDENTIFIER.match(part) for part in parts):
             raise ValueError("must be catalog.schema.model, each of letters, digits and underscores")
         return value
 
@@ -171,92 +165,6 @@ class RampPart(Strict):
         return value
 
 
-class Metric(Strict):
-    """One thing that the gate watches, as a badness in [0, 1] per request."""
-
-    name: str = Field(description="Name, unique in the gate.")
-    kind: Literal["errors", "slow"] = Field(description="`errors` (status and stream errors) or `slow` (duration).")
-    margin: float | tuple[float, ...] = Field(
-        default=0.02,
-        description="How much worse than the champion is tolerable, as a share; one number, or one per ramp step.",
-    )
-    tolerance: float = Field(
-        default=0.0, ge=0, lt=1, description="Harm up to this share does not count as harm for the rollback."
-    )
-    bound: float | None = Field(
-        default=None, gt=0, lt=1, description="Absolute bound of the share; used where there is no champion."
-    )
-    threshold_ms: int | None = Field(
-        default=None, gt=0, description="`slow` only: what counts as slow; none means the champion's p95, frozen."
-    )
-    guard: bool = Field(default=True, description="Can roll the release back.")
-    required: bool = Field(default=True, description="Must be shown non-inferior before a step advances.")
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        if not _IDENTIFIER.match(value):
-            raise ValueError("must be letters, digits and underscores, not starting with a digit")
-        return value
-
-    @field_validator("margin")
-    @classmethod
-    def _margin(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
-        for margin in value if isinstance(value, tuple) else (value,):
-            if not 0 < margin < 1:
-                raise ValueError("must be a share above 0 and below 1, such as 0.02 for 2 percentage points")
-        return value
-
-    @model_validator(mode="after")
-    def _threshold_only_for_slow(self) -> "Metric":
-        if self.threshold_ms is not None and self.kind != "slow":
-            raise ValueError("threshold_ms belongs to kind `slow` only")
-        return self
-
-    def margin_at(self, step: int) -> float:
-        """The margin of ramp step ``step`` (0 is the first); the last one where the list is shorter."""
-        if isinstance(self.margin, tuple):
-            return self.margin[min(step, len(self.margin) - 1)]
-        return self.margin
-
-
-class GatePart(Strict):
-    """What decides between advance, hold and roll back."""
-
-    alpha: float = Field(
-        default=0.05, gt=0, lt=0.5, description="Probability of a false rollback, and of a false advance, at most."
-    )
-    metrics: tuple[Metric, ...] = Field(
-        default=(Metric(name="errors", kind="errors"), Metric(name="slow", kind="slow", margin=0.05)),
-        min_length=1,
-        description="What is watched.",
-    )
-    baseline_days: float = Field(
-        default=7, gt=0, le=90, description="Days before the release from which the champion's level is frozen."
-    )
-    min_champion_rows: int = Field(
-        default=20, ge=1, le=10_000, description="Champion rows that close a block of evidence."
-    )
-    bucket_seconds: int | None = Field(
-        default=None, ge=1, le=86_400, description="Event-time bucket of a block; none sizes it by the traffic."
-    )
-    max_lag_minutes: float = Field(default=120, gt=0, description="A table that lags more than this holds the release.")
-
-    @field_validator("metrics")
-    @classmethod
-    def _unique(cls, value: tuple[Metric, ...]) -> tuple[Metric, ...]:
-        names = [metric.name for metric in value]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two metrics are called {name}; names must be unique")
-        return value
-
-    @property
-    def guards(self) -> tuple[Metric, ...]:
-        """The metrics that can roll back; alpha is split over them."""
-        return tuple(metric for metric in self.metrics if metric.guard)
-
-
 class PromotionPart(Strict):
     """What happens when the last step has passed."""
 
@@ -269,7 +177,7 @@ class PromotionPart(Strict):
     @field_validator("alias")
     @classmethod
     def _alias(cls, value: str) -> str:
-        if not _IDENTIFIER.match(value) or value == "challenger":
+        if not IDENTIFIER.match(value) or value == "challenger":
             raise ValueError("must be letters, digits and underscores, and not `challenger`")
         return value
 
@@ -326,7 +234,7 @@ class ReleaseSpec(Strict):
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
-        if not _IDENTIFIER.match(value):
+        if not IDENTIFIER.match(value):
             raise ValueError("must be letters, digits and underscores, not starting with a digit")
         return value
 

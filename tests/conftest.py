@@ -8,10 +8,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from databricks.sdk import WorkspaceClient
 
 # Long enough for a loaded machine; nothing is measured against it.
@@ -112,3 +114,16 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorks
 def client(workspace: RunningWorkspace) -> WorkspaceClient:
     """A real SDK client of the session's workspace."""
     return WorkspaceClient()
+
+
+@pytest.fixture
+def set_faults(workspace: RunningWorkspace) -> Iterator[Callable[..., requests.Response]]:
+    """Switches the running workspace's faults, and puts back at the end what they were."""
+    url, headers = f"{workspace.url}/local/faults", {"Authorization": f"Bearer {workspace.token}"}
+    before = requests.get(url, headers=headers, timeout=60).json()
+
+    def change(**values: Any) -> requests.Response:
+        return requests.patch(url, json=values, headers=headers, timeout=60)
+
+    yield change
+    assert change(**before).status_code == 200

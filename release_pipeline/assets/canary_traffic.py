@@ -115,14 +115,17 @@ def _as_taken(before: Observed, now: ReleaseState) -> Observed:
 
 
 def check_fields(observed: Observed) -> dict[str, Any]:
-    """Outcome of the check ``gate``: a sentence, and value and limit as two numbers per metric."""
+    """Outcome of the check ``gate``: a sentence, and per metric value and bound, and both e-values and their limits."""
     verdict = observed.verdict
     numbers: dict[str, float | str] = {"verdict": verdict.action.value, "reason": str(verdict.reason)}
     for metric in verdict.metrics:
-        numbers[f"{metric.name}_good"] = plotted(metric.noninferiority_e, metric.noninferiority_limit)
-        numbers[f"{metric.name}_good_limit"] = metric.noninferiority_limit
-        numbers[f"{metric.name}_harm"] = plotted(metric.harm_e, metric.harm_limit)
-        numbers[f"{metric.name}_harm_limit"] = metric.harm_limit
+        if metric.challenger_rate is not None and metric.most is not None:
+            numbers[f"{metric.key}_value"] = float(f"{metric.challenger_rate:.4g}")
+            numbers[f"{metric.key}_bound"] = float(f"{metric.most:.4g}")
+        numbers[f"{metric.key}_good"] = plotted(metric.noninferiority_e, metric.noninferiority_limit)
+        numbers[f"{metric.key}_good_limit"] = metric.noninferiority_limit
+        numbers[f"{metric.key}_harm"] = plotted(metric.harm_e, metric.harm_limit)
+        numbers[f"{metric.key}_harm_limit"] = metric.harm_limit
     rolled_back = verdict.action is GateAction.ROLL_BACK
     return {
         "passed": not rolled_back,

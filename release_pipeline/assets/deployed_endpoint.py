@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.errors import EndpointError, ReleaseError, ReleasePipelineError
+from release_pipeline.errors import EndpointError, ReleaseError, ReleasePipelineError, first_sentence
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import ReleaseState
 from release_pipeline.spec import ReleaseSpec
@@ -42,7 +42,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                 )
             latest = parts.payload.latest()
             entity = served_entity(spec, run.version, run.experiment_id)
-            state = parts.rollout.deploy(release, run.version, entity, table_version=latest[0] if latest else 0)
+            state = parts.rollout.deploy(release, run.version, entity, table_version=latest.version if latest else 0)
             traced = prove_challenger(parts, spec, state)
         except ReleasePipelineError as error:
             raise failure(error) from error
@@ -57,16 +57,40 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                 "traffic_percent": state.traffic_percent,
                 "inference_table": spec.payload_table,
                 "tracers": traced,
+                **power_metadata(parts, spec, state),
             }
         )
 
     return deployed_endpoint
 
 
+def power_metadata(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> dict[str, Any]:
+    """What the ramp can show at the endpoint's traffic of the last days; nothing for a release without a champion.
+
+    It is news for people, so whatever goes wrong with it is a sentence, and the release goes on.
+    """
+    if state.champion_version is None:
+        return {}
+    try:
+        from release_pipeline.gate.planner import plan
+        from release_pipeline.report.power_report import power_markdown
+        from release_pipeline.rollout.traffic import measured_traffic
+
+        now = parts.observer.clock.now()
+        planned = plan(
+            spec, measured_traffic(spec, parts.payload, parts.observer.sources, now, spec.gate.baseline_days)
+        )
+        metadata = {"power_sentence": planned.sentence, "power": dg.MetadataValue.md(power_markdown(planned))}
+    except Exception as error:
+        metadata = {"power_sentence": f"How long the ramp takes is not known: {first_sentence(error)}."}
+    return metadata
+
+
 def served_entity(spec: ReleaseSpec, version: str, experiment_id: str) -> ServedEntity:
     """The entity that serves ``version``, with the settings that agents.deploy would give it."""
     environment = {
         "ENABLE_MLFLOW_TRACING": str(spec.endpoint.tracing).lower(),
+        "ENABLE_LANGCHAIN_STREAMING": "true",
         "MLFLOW_EXPERIMENT_ID": experiment_id,
         "RETURN_REQUEST_ID_IN_RESPONSE": "true",
         **spec.endpoint.environment,

@@ -17,7 +17,7 @@ from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
 
 PARTITION_TAG = "dagster/partition"
-_UNFINISHED = [
+UNFINISHED = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.STARTING,
@@ -92,7 +92,7 @@ def _in_the_way(
     instance: DagsterInstance, model_name: str, state: ReleaseState, wanted: NextRun
 ) -> dg.DagsterRun | None:
     """An unfinished run of this release that is waited for; for a rollback only another rollback is."""
-    runs = instance.get_runs(RunsFilter(tags={PARTITION_TAG: state.release}, statuses=_UNFINISHED))
+    runs = instance.get_runs(RunsFilter(tags={PARTITION_TAG: state.release}, statuses=UNFINISHED))
     rollback = job_name(model_name, "rollback")
     for run in runs:
         own = run.job_name.startswith((f"{model_name}_", ANY_ASSETS_JOB))

@@ -111,6 +111,8 @@ def _index_settings() -> dict[str, str]:
         found[key.rpartition(".")[2].strip()] = value.strip().strip("'\"")
     settings = {
         "UV_DEFAULT_INDEX": found.get("index-url"),
+        # pip writes several as lines of one value.
+        "UV_INDEX": " ".join(found.get("extra-index-url", "").replace("\\n", " ").split()),
         "UV_FIND_LINKS": found.get("find-links"),
         "SSL_CERT_FILE": found.get("cert"),
     }

@@ -41,8 +41,13 @@ def text_of(outputs: Any) -> str:
     return json.dumps(outputs, default=str)
 
 
-def load_scorer(name: str, folder: Path) -> Score:
+def load_scorer(name: str, folder: Path, *, field: str = "evaluation.scorers") -> Score:
     """A built-in scorer, or ``file.py:function`` beside the YAML; a function of outputs, expectations or inputs.
+
+    Args:
+        name: As it stands in the YAML.
+        folder: The YAML's folder.
+        field: The YAML's field, for messages.
 
     Raises:
         SpecError: There is no such scorer.
@@ -53,7 +58,7 @@ def load_scorer(name: str, folder: Path) -> Score:
     path = folder / file
     if not function or not path.is_file():
         raise SpecError(
-            f"evaluation.scorers: {name} is not known; use {', '.join(BUILT_IN)}, or file.py:function beside the YAML."
+            f"{field}: {name} is not known; use {', '.join(BUILT_IN)}, or file.py:function beside the YAML."
         )
     module_spec = importlib.util.spec_from_file_location(f"release_pipeline_scorers_{path.stem}", path)
     assert module_spec is not None
@@ -62,5 +67,5 @@ def load_scorer(name: str, folder: Path) -> Score:
     module_spec.loader.exec_module(module)
     found = getattr(module, function, None)
     if not callable(found):
-        raise SpecError(f"evaluation.scorers: {path} has no function {function}.")
+        raise SpecError(f"{field}: {path} has no function {function}.")
     return found  # type: ignore[no-any-return]

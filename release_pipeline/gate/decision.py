@@ -2,9 +2,14 @@
 
 1. A guard metric that was shown to be worse rolls back, whatever else holds: evidence of harm does not expire.
 2. A fault of the data or of the endpoint holds, by name.
-3. Every required metric shown to be worse by less than its margin (an intersection-union test, so each at ``alpha``
-   without a correction), on this step's traffic alone, after the step's shortest time: advance, or promote at the last.
+3. Every required metric shown to be worse by less than its margin, or below its bound (an intersection-union test, so
+   each at ``alpha`` without a correction), on this step's traffic alone, after the step's shortest time, and with no
+   rows left that could undo it: advance, or promote at the last.
 4. Anything else holds. A deadline changes what the hold is called, and nothing more.
+
+A metric with segments is judged segment by segment: its share of alpha is split evenly over them for harm, and every
+segment must be shown, so the worst one decides. Rows of rare or new labels make up the segment ``other``, which can
+roll back, but is not waited for.
 """
 
 import math
@@ -18,8 +23,10 @@ from release_pipeline.gate.betting import (
     noninferiority_increment,
     requests_left,
 )
-from release_pipeline.gate.evidence import Arms, Bet, Capitals, Counts, EvidenceState
+from release_pipeline.gate.doubts import doubtful
+from release_pipeline.gate.evidence import Bet, Capitals, EvidenceState
 from release_pipeline.gate.holds import no_data, share_mismatch, unhealthy, updating
+from release_pipeline.gate.observations import OTHER, Arms, Counts, Series
 from release_pipeline.gate.verdict import (
     Action,
     GoReason,
@@ -33,7 +40,8 @@ from release_pipeline.gate.verdict import (
     percent,
     points,
 )
-from release_pipeline.spec import Metric, ReleaseSpec
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.spec_gate import Metric
 
 __all__ = [
     "Action",
@@ -49,6 +57,8 @@ __all__ = [
 
 #: Rows that the frozen level counts for when the champion's present rate is estimated for ``requests_left``.
 _LEVEL_ROWS: Final = 20
+#: Metrics that a sentence names before it says how many more there are.
+_MOST_NAMED: Final = 3
 
 
 def decide(state: EvidenceState, signals: Signals, spec: ReleaseSpec, step: int) -> Verdict:
@@ -56,7 +66,11 @@ def decide(state: EvidenceState, signals: Signals, spec: ReleaseSpec, step: int)
 
     ADVANCE means: go to the next step. PROMOTE takes its place at the last step. Equal arguments give equal verdicts.
     """
-    metrics = tuple(_compare(state, spec, metric, signals.configured_share, step) for metric in spec.gate.metrics)
+    metrics = tuple(
+        _compare(state, spec, metric, segment, signals.configured_share, step)
+        for metric in spec.gate.metrics
+        for segment in state.segments(metric.name)
+    )
     place = f"step {step + 1} of {len(spec.ramp.steps)} ({percent(signals.configured_share)})"
     held = (
         _rolled_back(state, metrics, place)
@@ -75,9 +89,12 @@ def decide(state: EvidenceState, signals: Signals, spec: ReleaseSpec, step: int)
         sentence = f"Hold: {place} has {remaining:.0f} s of its shortest time of {spec.ramp.min_step_seconds} s to go."
         return Verdict(Action.HOLD, HoldReason.NOT_ENOUGH, sentence, metrics)
     for metric in required:
-        if state.metric(metric.name).watermark <= signals.step_started_at:
-            sentence = f"Hold: rows of {metric.name} are complete only up to a time before the start of {place}."
+        if state.metric(metric.name, metric.segment).watermark <= signals.step_started_at:
+            sentence = f"Hold: rows of {metric.title} are complete only up to a time before the start of {place}."
             return Verdict(Action.HOLD, HoldReason.NOT_ENOUGH, sentence, metrics)
+    doubt = doubtful(state, signals, spec, required, metrics, step)
+    if doubt:
+        return doubt
     action = Action.PROMOTE if step >= len(spec.ramp.steps) - 1 else Action.ADVANCE
     if not required:
         sentence = f"{_verb(action)} from {place}: its time is over; no metric is required, so nothing was proven."
@@ -91,7 +108,11 @@ def decide_first_release(state: EvidenceState, signals: Signals, spec: ReleaseSp
     A required metric without a bound cannot be shown, so it is not waited for. Without any required bound the release
     is promoted with the reason NO_BOUNDS as soon as the endpoint is not being updated, and nothing was proven.
     """
-    metrics = tuple(_bound(state, spec, metric) for metric in spec.gate.metrics)
+    metrics = tuple(
+        _bound(state, spec, metric, segment, 0)
+        for metric in spec.gate.metrics
+        for segment in state.segments(metric.name)
+    )
     place = "the first release"
     rolled_back = _rolled_back(state, metrics, place)
     if rolled_back:
@@ -111,39 +132,48 @@ def decide_first_release(state: EvidenceState, signals: Signals, spec: ReleaseSp
     missing = [metric for metric in required if not metric.shown]
     if missing:
         return _undecided(missing, signals, spec, metrics, 0)
-    return Verdict(Action.PROMOTE, GoReason.SHOWN, f"Promote {place}: {_proof(required)}.", metrics)
+    promote = Verdict(Action.PROMOTE, GoReason.SHOWN, f"Promote {place}: {_proof(required)}.", metrics)
+    return doubtful(state, signals, spec, required, metrics, 0) or promote
 
 
-def _compare(state: EvidenceState, spec: ReleaseSpec, metric: Metric, share: float, step: int) -> MetricVerdict:
-    """One metric against the champion."""
-    evidence, margin = state.metric(metric.name), metric.margin_at(step)
-    rows, capitals = evidence.seen(step), evidence.account(Bet.NONINFERIORITY).at(step)
+def _compare(
+    state: EvidenceState, spec: ReleaseSpec, metric: Metric, segment: str, share: float, step: int
+) -> MetricVerdict:
+    """One series against the champion, or against its bound where it has no margin."""
+    margin = metric.margin_at(step)
+    if margin is None:
+        return _bound(state, spec, metric, segment, step)
+    evidence, level = state.metric(metric.name, segment), state.levels[Series(metric.name, segment)]
+    rows, good = evidence.seen(step), evidence.account(Bet.NONINFERIORITY).at(step)
     left = None
-    if 0 < share < 1:
-        rate, per_champion = _expected_rate(rows.champion, state.levels[metric.name]), (1 - share) / share
+    if 0 < share < 1 and _e_value(good) < 1 / spec.gate.alpha:
+        rate, per_champion = _expected_rate(rows.champion, level), (1 - share) / share
         champion, challenger = [per_champion * (1 - rate), per_champion * rate], [1 - rate, rate]
-        growth = noninferiority_increment(champion, challenger, state.levels[metric.name], margin)
-        left = requests_left(capitals, growth, -math.log(spec.gate.alpha))
+        growth = noninferiority_increment(champion, challenger, level, margin)
+        left = requests_left(good, growth, -math.log(spec.gate.alpha))
     harm = evidence.account(Bet.HARM).carried()
-    return _metric_verdict(spec, metric, rows, harm, capitals, left, margin=margin, bound=None)
+    return _verdict_of(state, spec, metric, segment, rows, step, harm, good, left, margin=margin, bound=None)
 
 
-def _bound(state: EvidenceState, spec: ReleaseSpec, metric: Metric) -> MetricVerdict:
-    """One metric against its absolute bound, if it has one."""
-    evidence = state.metric(metric.name)
-    rows, capitals = Arms((), evidence.seen(0).challenger), evidence.account(Bet.BELOW).at(0)
+def _bound(state: EvidenceState, spec: ReleaseSpec, metric: Metric, segment: str, step: int) -> MetricVerdict:
+    """One series against its absolute bound, if it has one."""
+    evidence = state.metric(metric.name, segment)
+    rows, good = evidence.seen(step), evidence.account(Bet.BELOW).at(step)
     left = None
     if metric.bound is not None:
-        rate = _expected_rate(rows.challenger, state.levels[metric.name])
-        left = requests_left(capitals, below_increment([1 - rate, rate], metric.bound), -math.log(spec.gate.alpha))
-    above = evidence.account(Bet.ABOVE).carried()
-    return _metric_verdict(spec, metric, rows, above, capitals, left, margin=None, bound=metric.bound)
+        rate = _expected_rate(rows.challenger, state.levels[Series(metric.name, segment)])
+        left = requests_left(good, below_increment([1 - rate, rate], metric.bound), -math.log(spec.gate.alpha))
+    harm = evidence.account(Bet.ABOVE).carried()
+    return _verdict_of(state, spec, metric, segment, rows, step, harm, good, left, margin=None, bound=metric.bound)
 
 
-def _metric_verdict(
+def _verdict_of(
+    state: EvidenceState,
     spec: ReleaseSpec,
     metric: Metric,
+    segment: str,
     rows: Arms,
+    step: int,
     harm: Capitals,
     good: Capitals,
     left: int | None,
@@ -151,20 +181,26 @@ def _metric_verdict(
     margin: float | None,
     bound: float | None,
 ) -> MetricVerdict:
-    """The bets on one metric held against their limits; alpha is split over the guards, for harm alone."""
-    harm_e, harm_limit = _e_value(harm), max(1, len(spec.gate.guards)) / spec.gate.alpha
+    """The bets on one series held against their limits; alpha is split over guards and segments, for harm alone."""
+    labels = state.segments(metric.name)
+    harm_e, harm_limit = _e_value(harm), len(labels) / spec.gate.alpha_of(metric)
     good_e, good_limit = _e_value(good), 1 / spec.gate.alpha
     champion_n, champion_bad = _sums(rows.champion)
     challenger_n, challenger_bad = _sums(rows.challenger)
+    unjudged = state.metric(metric.name, segment).unjudged.get(step, (0, 0))
     return MetricVerdict(
         name=metric.name,
+        segment=segment,
+        segments=len(labels),
         kind=metric.kind,
-        guard=metric.guard,
-        required=metric.required,
+        guard=metric.guards,
+        required=metric.requires and (segment != OTHER or len(labels) == 1),
         champion_n=champion_n,
         champion_bad=champion_bad,
         challenger_n=challenger_n,
         challenger_bad=challenger_bad,
+        champion_unjudged=unjudged[0],
+        challenger_unjudged=unjudged[1],
         harm_e=harm_e,
         harm_limit=harm_limit,
         noninferiority_e=good_e,
@@ -201,11 +237,12 @@ def _sums(counts: Counts) -> tuple[int, float]:
 def _rolled_back(state: EvidenceState, metrics: tuple[MetricVerdict, ...], place: str) -> Verdict | None:
     for metric in metrics:
         if metric.guard and metric.harmful:
-            total = state.metric(metric.name).total()
+            total = state.metric(metric.name, metric.segment).total()
             worse = "worse than the champion's" if metric.bound is None else f"above {percent(metric.bound)}"
+            split = f"; alpha is split over {metric.segments} segments" if metric.segments > 1 else ""
             sentence = (
                 f"Roll back at {place}: {compared(metric)}; shown to be {worse} over {total.challenger_n} challenger "
-                f"requests of the release (evidence {e_text(metric.harm_e)}, limit {e_text(metric.harm_limit)})."
+                f"requests of the release (evidence {e_text(metric.harm_e)}, limit {e_text(metric.harm_limit)}{split})."
             )
             return Verdict(Action.ROLL_BACK, GoReason.GUARD, sentence, metrics)
     return None
@@ -213,7 +250,7 @@ def _rolled_back(state: EvidenceState, metrics: tuple[MetricVerdict, ...], place
 
 def _leftover(state: EvidenceState, missing: Iterable[MetricVerdict], step: int) -> int:
     """Challenger rows of the first missing metric that no closed block holds."""
-    return next((state.metric(m.name).leftover(Bet.NONINFERIORITY, step)[1] for m in missing), 0)
+    return next((state.metric(m.name, m.segment).leftover(Bet.NONINFERIORITY, step)[1] for m in missing), 0)
 
 
 def _undecided(
@@ -221,12 +258,16 @@ def _undecided(
 ) -> Verdict:
     """Not shown: still hoping before the deadline, a matter for a person after it."""
     needs = []
-    for metric in missing:
+    # The worst ones first where there are many, as with segments.
+    worst = missing if len(missing) <= _MOST_NAMED else sorted(missing, key=lambda metric: metric.noninferiority_e)
+    for metric in worst[:_MOST_NAMED]:
         aim = f"below {percent(metric.bound)}" if metric.margin is None else f"within {points(metric.margin)}"
         needs.append(
             f"{compared(metric)}, not shown to be {aim} (evidence {e_text(metric.noninferiority_e)}, limit "
             f"{e_text(metric.noninferiority_limit)})"
         )
+    if len(missing) > _MOST_NAMED:
+        needs.append(f"and {len(missing) - _MOST_NAMED} more")
     facts = "; ".join(needs)
     if signals.now - signals.ramp_started_at > 3600 * spec.ramp.deadline_hours:
         sentence = (

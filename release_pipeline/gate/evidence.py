@@ -1,12 +1,13 @@
 """The fold from observations to evidence: which rows are bet when, and what all bets have won so far.
 
-An *ingest* is one read of new rows from the inference table. What it saw is stored as :class:`Observation` rows, and
-the state is a fold over them in the order of ingests: the same rows give the same state, bit for bit.
+An *ingest* is one read of new rows from the inference table. What it saw is stored as
+:class:`~release_pipeline.gate.observations.Observation` rows, and the state is a fold over them in the order of
+ingests: the same rows give the same state, bit for bit.
 
 Rows are bet in *blocks*: the rows of one ramp step in one event-time bucket that were first seen in one ingest, or in
 consecutive ones until the champion has ``gate.min_champion_rows``. A closed block is never opened again; later rows of
 its bucket begin a new one. Whether a block closes depends on counts and time only, never on outcomes, which keeps the
-bets fair. The two hypotheses close their blocks differently:
+bets fair. The hypotheses close their blocks differently:
 
 - harm closes as soon as the counts allow, because rows that came early came early for both arms;
 - non-inferiority also waits until the watermark has passed the bucket's end, because a challenger whose bad answers
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import groupby
 from operator import attrgetter
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 
@@ -31,29 +32,22 @@ from release_pipeline.gate.betting import (
     harm_increment,
     noninferiority_increment,
 )
-from release_pipeline.spec import GatePart, Metric
+from release_pipeline.gate.observations import OTHER, Arms, Baseline, Observation, Series
+from release_pipeline.spec_gate import GatePart, Metric
 
-Counts = tuple[int, ...]
 Capitals = tuple[float, ...]
 BlockKey = tuple[int, float]
 
-#: The champion's level where no row from before the release tells it; p95 leaves 5 % slow by definition.
-DEFAULT_LEVELS: Final[Mapping[str, float]] = {"errors": 0.01, "slow": 0.05}
-_DEFAULT_LEVEL: Final = 0.05
-
-#: An open block is given up when the watermark is this many buckets past its end. Its rows stay counted, not bet.
+#: An open block is given up this many buckets after its bucket has ended and its first row has come. Its rows stay
+#: counted, not bet.
 GIVE_UP_AFTER_BUCKETS: Final = 12
 
-#: Bucket lengths that :func:`bucket_seconds_for` chooses from; they divide a day, so buckets of any two days line up.
-BUCKET_LENGTHS: Final = (300, 600, 1200, 3600, 7200, 14400)
-#: A bucket should hold this many times the rows that close a block, or too many rows are left over.
-_BLOCKS_PER_BUCKET: Final = 5
-
 _NOTHING: Final[Capitals] = (0.0,) * len(LAMBDAS)
+_NO_ARMS: Final = Arms()
 
 
 class Bet(StrEnum):
-    """The four hypotheses that are bet on per metric."""
+    """The four hypotheses that are bet on."""
 
     HARM = "harm"
     NONINFERIORITY = "noninferiority"
@@ -61,110 +55,26 @@ class Bet(StrEnum):
     BELOW = "below"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """What one ingest saw of one metric in one event-time bucket of one ramp step.
+class OpenBlock(NamedTuple):
+    """Rows that are not bet yet."""
 
-    An observation with counts of zero is allowed: it carries a new watermark when no row came.
-    """
-
-    ingest: int
-    """Number of the ingest, rising within a release."""
-    step: int
-    """Ramp step at the rows' event time; 0 is the first."""
-    bucket_start: float
-    """Start of the event-time bucket, unix seconds."""
-    metric: str
-    """Name of the metric in the gate."""
-    champion: Counts
-    """Champion rows per value bin, from good (0) to bad (1)."""
-    challenger: Counts
-    """Challenger rows per value bin."""
-    from_version: int
-    """First commit version of the table that the ingest read."""
-    to_version: int
-    """Last commit version that it read."""
-    watermark: float
-    """Event time up to which rows were believed complete at the ingest, unix seconds."""
-
-    def __post_init__(self) -> None:
-        """Refuse counts that cannot be counts."""
-        if len(self.champion) != len(self.challenger) or len(self.champion) < 2:
-            raise ValueError(
-                f"observation of {self.metric} in ingest {self.ingest} has {len(self.champion)} champion and "
-                f"{len(self.challenger)} challenger bins; give both arms the same bins, at least 2"
-            )
-        if min(*self.champion, *self.challenger) < 0:
-            raise ValueError(f"observation of {self.metric} in ingest {self.ingest} has a negative count; count again")
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """The champion's level of one metric before the release, frozen when the release starts."""
-
-    metric: str
-    n: int
-    """Champion rows it was taken from."""
-    bad: float
-    """Sum of their badness."""
-    threshold_ms: int | None
-    """What counts as slow, milliseconds; None where the metric has no threshold."""
-    level: float
-    """Mean badness in (0, 1)."""
-
-    @classmethod
-    def freeze(cls, metric: Metric, n: int, bad: float, threshold_ms: int | None = None) -> Self:
-        """The level ``(bad + 0.5) / (n + 1)``, or the kind's default (:data:`DEFAULT_LEVELS`) without rows.
-
-        The level decides how quickly evidence grows, not whether it is valid, so a rough one is good enough.
-
-        Raises:
-            ValueError: ``bad`` is not between 0 and ``n``.
-        """
-        if not 0 <= bad <= n:
-            raise ValueError(f"baseline of {metric.name} has {bad} bad of {n} rows; bad must be from 0 to {n}")
-        level = (bad + 0.5) / (n + 1) if n else DEFAULT_LEVELS.get(metric.kind, _DEFAULT_LEVEL)
-        return cls(metric.name, n, bad, threshold_ms, level)
-
-
-@dataclass(frozen=True, slots=True)
-class Arms:
-    """Rows per value bin of both arms; the empty one has no bins yet."""
-
-    champion: Counts = ()
-    challenger: Counts = ()
-
-    def __add__(self, other: "Arms") -> "Arms":
-        if not self.champion:
-            return other
-        if not other.champion:
-            return self
-        return Arms(
-            tuple(a + b for a, b in zip(self.champion, other.champion, strict=True)),
-            tuple(a + b for a, b in zip(self.challenger, other.challenger, strict=True)),
-        )
-
-    @property
-    def champion_n(self) -> int:
-        """Champion rows."""
-        return sum(self.champion)
-
-    @property
-    def challenger_n(self) -> int:
-        """Challenger rows."""
-        return sum(self.challenger)
+    arms: Arms
+    opened: float
+    """Watermark when its first row came."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One bet on one metric: what it has won per step, from which rows, and the blocks that are still open."""
+    """One bet on one series: what it has won per step, from which rows, and the blocks that are still open."""
 
     capitals: Mapping[int, Capitals] = field(default_factory=dict)
     """Log-capital per stake, by step; each step begins with 0."""
     folded: Mapping[int, Arms] = field(default_factory=dict)
     """Rows in closed blocks, by step."""
-    open: Mapping[BlockKey, Arms] = field(default_factory=dict)
+    open: Mapping[BlockKey, OpenBlock] = field(default_factory=dict)
     """Open blocks, by step and bucket start."""
+    given_up: Mapping[int, Arms] = field(default_factory=dict)
+    """Rows that will never be bet, by step: their block did not fill."""
 
     def at(self, step: int) -> Capitals:
         """Log-capitals of one step alone: evidence at that traffic only."""
@@ -172,37 +82,51 @@ class Account:
 
     def carried(self) -> Capitals:
         """Log-capitals over all steps: bets add up, although counts of different steps must never be pooled."""
+        if len(self.capitals) <= 1:
+            return next(iter(self.capitals.values()), _NOTHING)
         total = np.zeros(len(LAMBDAS))
         for step in sorted(self.capitals):
             total += self.capitals[step]
         return tuple(total.tolist())
 
+    def late(self, step: int, before: float) -> Arms:
+        """Rows of a step that came after their bucket's block was closed, or never filled one, and are not bet.
+
+        Args:
+            step: The ramp step.
+            before: Only buckets that start before this event time count as late; younger ones still wait.
+        """
+        waiting = [block.arms for (at, start), block in sorted(self.open.items()) if at == step and start <= before]
+        return sum(waiting, self.given_up.get(step, _NO_ARMS))
+
 
 @dataclass(frozen=True, slots=True)
 class MetricEvidence:
-    """Everything that is known of one metric in a release."""
+    """Everything that is known of one series in a release."""
 
     watermark: float = float("-inf")
-    """Latest watermark that an ingest of this metric stated, unix seconds."""
+    """Latest watermark that an ingest of this series stated, unix seconds."""
     rows: Mapping[int, Arms] = field(default_factory=dict)
     """All rows seen, by step, for people to read; decisions use the accounts."""
+    unjudged: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Champion and challenger rows without a usable value, by step."""
     accounts: Mapping[Bet, Account] = field(default_factory=dict)
 
     def account(self, bet: Bet) -> Account:
         """The account of one bet; an empty one before its first row."""
-        return self.accounts.get(bet, Account())
+        return self.accounts.get(bet) or Account()
 
     def seen(self, step: int) -> Arms:
         """All rows of one step."""
-        return self.rows.get(step, Arms())
+        return self.rows.get(step, _NO_ARMS)
 
     def total(self) -> Arms:
         """All rows of the release."""
-        return sum((self.rows[step] for step in sorted(self.rows)), Arms())
+        return sum((self.rows[step] for step in sorted(self.rows)), _NO_ARMS)
 
     def leftover(self, bet: Bet, step: int) -> tuple[int, int]:
         """Champion and challenger rows of one step that are in no closed block of this bet."""
-        seen, folded = self.seen(step), self.account(bet).folded.get(step, Arms())
+        seen, folded = self.seen(step), self.account(bet).folded.get(step, _NO_ARMS)
         return seen.champion_n - folded.champion_n, seen.challenger_n - folded.challenger_n
 
 
@@ -211,43 +135,57 @@ class EvidenceState:
     """The evidence of one release after an ingest. Immutable: :meth:`add` returns the next state."""
 
     gate: GatePart
-    levels: Mapping[str, float]
-    """Frozen level per metric."""
-    bucket_seconds: float
-    """Length of an event-time bucket, seconds."""
+    levels: Mapping[Series, float]
+    """Frozen level per series. A metric with segments has those that were frozen with it, and :data:`OTHER`."""
+    buckets: Mapping[str, float]
+    """Length of an event-time bucket per metric, seconds."""
     last_ingest: int = -1
-    metrics: Mapping[str, MetricEvidence] = field(default_factory=dict)
+    metrics: Mapping[Series, MetricEvidence] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, baselines: Iterable[Baseline], gate: GatePart, *, bucket_seconds: float) -> Self:
+    def start(cls, baselines: Iterable[Baseline], gate: GatePart, *, buckets: Mapping[str, float]) -> Self:
         """The state before the first ingest.
 
         Args:
-            baselines: Frozen levels; a metric without one gets its kind's default.
+            baselines: Frozen levels; a series without one gets its kind's default.
             gate: The gate of the release; it must stay the same throughout.
-            bucket_seconds: Length of the event-time buckets that the observations were counted in, seconds.
+            buckets: Length of the event-time buckets that the observations are counted in, per metric, seconds.
 
         Raises:
-            ValueError: ``bucket_seconds`` is not positive.
+            ValueError: The length of a metric's buckets is missing or not positive.
         """
-        if not bucket_seconds > 0:
-            raise ValueError(f"bucket_seconds is {bucket_seconds}; it must be above 0, such as 300")
-        frozen = {baseline.metric: baseline.level for baseline in baselines}
-        levels = {m.name: frozen.get(m.name, Baseline.freeze(m, 0, 0).level) for m in gate.metrics}
-        return cls(gate=gate, levels=levels, bucket_seconds=bucket_seconds)
+        frozen = {Series(baseline.metric, baseline.segment): baseline.level for baseline in baselines}
+        levels: dict[Series, float] = {}
+        for metric in gate.metrics:
+            if not buckets.get(metric.name, 0) > 0:
+                raise ValueError(
+                    f"the bucket of {metric.name} is {buckets.get(metric.name)} s; it must be above 0, such as 300"
+                )
+            default = Baseline.freeze(metric, 0, 0).level
+            if metric.segments is None:
+                labels = [""]
+            else:
+                known = {series.segment for series in frozen if series.metric == metric.name}
+                labels = [*sorted(known - {"", OTHER}), OTHER]
+            levels |= {(key := Series(metric.name, label)): frozen.get(key, default) for label in labels}
+        return cls(gate=gate, levels=levels, buckets=dict(buckets))
 
-    def metric(self, name: str) -> MetricEvidence:
-        """The evidence of one metric; empty before its first observation."""
-        return self.metrics.get(name, MetricEvidence())
+    def metric(self, name: str, segment: str = "") -> MetricEvidence:
+        """The evidence of one series; empty before its first observation."""
+        return self.metrics.get(Series(name, segment)) or MetricEvidence()
+
+    def segments(self, name: str) -> tuple[str, ...]:
+        """The segments that a metric is judged by: one empty label where it has none."""
+        return tuple(series.segment for series in self.levels if series.metric == name)
 
     def add(self, observations: Iterable[Observation]) -> Self:
-        """The state after one more ingest. Their order does not matter; metrics that the gate lacks are ignored.
+        """The state after one more ingest. Their order does not matter; series that the gate lacks are ignored.
 
         Raises:
             ValueError: The observations are of several ingests, of one that is not newer than the last, or two are of
-                the same step, bucket and metric. Rows would count twice.
+                the same step, bucket and series. Rows would count twice.
         """
-        rows = sorted(observations, key=lambda row: (row.metric, row.step, row.bucket_start))
+        rows = sorted(observations, key=lambda row: (row.metric, row.segment, row.step, row.bucket_start))
         if not rows:
             return self
         ingest = rows[0].ingest
@@ -255,14 +193,17 @@ class EvidenceState:
             raise ValueError(f"cannot add ingest {ingest} after {self.last_ingest}; add newer ingests, one at a time")
         known = {metric.name: metric for metric in self.gate.metrics}
         metrics = dict(self.metrics)
-        for name, group in groupby(rows, key=attrgetter("metric")):
-            if name in known:
-                metrics[name] = self._add_metric(known[name], self.metric(name), list(group))
+        for series, group in groupby(rows, key=attrgetter("series")):
+            if series in self.levels:
+                before = metrics.get(series) or MetricEvidence()
+                metrics[series] = self._add_series(known[series.metric], series, before, list(group))
         return replace(self, last_ingest=ingest, metrics=metrics)
 
-    def _add_metric(self, metric: Metric, before: MetricEvidence, rows: list[Observation]) -> MetricEvidence:
-        watermark = max(before.watermark, *(row.watermark for row in rows))
-        seen = dict(before.rows)
+    def _add_series(
+        self, metric: Metric, series: Series, before: MetricEvidence, rows: list[Observation]
+    ) -> MetricEvidence:
+        watermark = max(before.watermark, *[row.watermark for row in rows])
+        seen, unjudged = dict(before.rows), dict(before.unjudged)
         fresh: dict[BlockKey, Arms] = {}
         for row in rows:
             key, arms = (row.step, row.bucket_start), Arms(row.champion, row.challenger)
@@ -271,69 +212,94 @@ class EvidenceState:
                     f"ingest {row.ingest} has two observations of {row.metric} in step {row.step}, bucket "
                     f"{row.bucket_start:.0f}; sum them before adding"
                 )
-            if arms.champion_n or arms.challenger_n:
-                fresh[key] = arms
-                seen[row.step] = seen.get(row.step, Arms()) + arms
-        bets = (Bet.HARM, Bet.NONINFERIORITY) if metric.bound is None else tuple(Bet)
-        accounts = {bet: self._advance(metric, bet, before.account(bet), fresh, watermark) for bet in bets}
-        return MetricEvidence(watermark, seen, accounts)
+            fresh[key] = arms
+            if row.champion_unjudged or row.challenger_unjudged:
+                old, new = unjudged.get(row.step, (0, 0))
+                unjudged[row.step] = (old + row.champion_unjudged, new + row.challenger_unjudged)
+        fresh = {key: arms for key, arms in fresh.items() if any(arms.champion) or any(arms.challenger)}
+        for key, arms in fresh.items():
+            seen[key[0]] = seen.get(key[0], _NO_ARMS) + arms
+        accounts = {
+            bet: self._advance(metric, series, bet, before.account(bet), fresh, watermark) for bet in _bets_on(metric)
+        }
+        return MetricEvidence(watermark, seen, unjudged, accounts)
 
     def _advance(
-        self, metric: Metric, bet: Bet, before: Account, fresh: Mapping[BlockKey, Arms], watermark: float
+        self,
+        metric: Metric,
+        series: Series,
+        bet: Bet,
+        before: Account,
+        fresh: Mapping[BlockKey, Arms],
+        watermark: float,
     ) -> Account:
         """Put fresh rows into open blocks, then close, keep or give up each block, in the order of step and bucket."""
-        blocks, capitals, folded = dict(before.open), dict(before.capitals), dict(before.folded)
-        for key, arms in fresh.items():
-            blocks[key] = blocks.get(key, Arms()) + arms
-        for key in sorted(blocks):
-            step, end = key[0], key[1] + self.bucket_seconds
-            arms = blocks[key]
-            enough = bet in (Bet.ABOVE, Bet.BELOW) or arms.champion_n >= self.gate.min_champion_rows
-            if enough and (bet is Bet.HARM or watermark >= end):
-                won = self._increment(metric, bet, step, arms) + np.asarray(capitals.get(step, _NOTHING))
-                capitals[step] = tuple(won.tolist())
-                folded[step] = folded.get(step, Arms()) + arms
-                del blocks[key]
-            elif watermark >= end + GIVE_UP_AFTER_BUCKETS * self.bucket_seconds:
-                del blocks[key]
-        return Account(capitals, folded, blocks)
+        blocks, capitals, folded, given_up = before.open, before.capitals, before.folded, before.given_up
+        if fresh:
+            blocks = dict(blocks)
+            for key, arms in fresh.items():
+                open_block = blocks.get(key)
+                blocks[key] = (
+                    OpenBlock(open_block.arms + arms, open_block.opened) if open_block else OpenBlock(arms, watermark)
+                )
+        length, waits, one_armed = self.buckets[metric.name], bet is not Bet.HARM, bet in (Bet.ABOVE, Bet.BELOW)
+        patience, done = GIVE_UP_AFTER_BUCKETS * length, list[BlockKey]()
+        if waits:
+            due = [key for key in blocks if watermark >= key[1] + length]
+        else:
+            # One that has no new rows has as few as before; at most it is too old (a second more, for rounding).
+            old = watermark - length - patience + 1
+            due = [key for key in blocks if key in fresh or key[1] <= old]
+        for key in sorted(due):
+            (step, start), (arms, opened) = key, blocks[key]
+            if one_armed or arms.champion_n >= self.gate.min_champion_rows:
+                won = capitals.get(step, _NOTHING)
+                if any(arms.challenger):
+                    won = tuple((self._increment(metric, series, bet, step, arms) + np.asarray(won)).tolist())
+                # Without challenger rows the increment is 0, whichever the bet.
+                capitals = {**capitals, step: won}
+                folded = {**folded, step: folded.get(step, _NO_ARMS) + arms}
+            elif watermark >= max(start + length, opened) + patience:
+                given_up = {**given_up, step: given_up.get(step, _NO_ARMS) + arms}
+            else:
+                continue
+            done.append(key)
+        if done:
+            blocks = {key: block for key, block in blocks.items() if key not in done}
+        return Account(capitals, folded, blocks, given_up)
 
-    def _increment(self, metric: Metric, bet: Bet, step: int, arms: Arms) -> Floats:
-        level = self.levels[metric.name]
+    def _increment(self, metric: Metric, series: Series, bet: Bet, step: int, arms: Arms) -> Floats:
+        level = self.levels[series]
         if bet is Bet.HARM:
             return harm_increment(arms.champion, arms.challenger, level, metric.tolerance)
         if bet is Bet.NONINFERIORITY:
-            return noninferiority_increment(arms.champion, arms.challenger, level, metric.margin_at(step))
+            margin = metric.margin_at(step)
+            assert margin is not None, "bets against the champion are placed for metrics with a margin"
+            return noninferiority_increment(arms.champion, arms.challenger, level, margin)
         assert metric.bound is not None, "bets on a bound are placed for metrics with one"
         bounded = above_increment if bet is Bet.ABOVE else below_increment
         return bounded(arms.challenger, metric.bound)
 
 
-def bucket_seconds_for(gate: GatePart, champion_rows_per_second: float) -> int:
-    """Length of the event-time buckets: what the gate says, or the shortest that holds enough champion rows.
-
-    Short buckets keep evidence valid while weights or rates swing within a step; long ones lose fewer rows at low
-    traffic. Traffic alone decides, never outcomes.
-
-    Args:
-        gate: Its ``bucket_seconds`` wins where it is set.
-        champion_rows_per_second: Expected at the champion's smallest share, that of the last ramp step.
-    """
-    if gate.bucket_seconds is not None:
-        return gate.bucket_seconds
-    rows = _BLOCKS_PER_BUCKET * gate.min_champion_rows
-    return next((s for s in BUCKET_LENGTHS if s * champion_rows_per_second >= rows), BUCKET_LENGTHS[-1])
+def _bets_on(metric: Metric) -> tuple[Bet, ...]:
+    """Against the champion where there is a margin, against the bound where there is one."""
+    paired = () if metric.margin is None else (Bet.HARM, Bet.NONINFERIORITY)
+    return paired if metric.bound is None else (*paired, Bet.ABOVE, Bet.BELOW)
 
 
 def fold(
-    observations: Iterable[Observation], baselines: Iterable[Baseline], gate: GatePart, *, bucket_seconds: float
+    observations: Iterable[Observation],
+    baselines: Iterable[Baseline],
+    gate: GatePart,
+    *,
+    buckets: Mapping[str, float],
 ) -> EvidenceState:
     """The state after all observations: :meth:`EvidenceState.add`, ingest by ingest.
 
     Raises:
         ValueError: As :meth:`EvidenceState.start` and :meth:`EvidenceState.add`.
     """
-    state = EvidenceState.start(baselines, gate, bucket_seconds=bucket_seconds)
+    state = EvidenceState.start(baselines, gate, buckets=buckets)
     by_ingest = attrgetter("ingest")
     for _, rows in groupby(sorted(observations, key=by_ingest), key=by_ingest):
         state = state.add(rows)

@@ -9,6 +9,8 @@ from release_pipeline.spec import ReleaseSpec
 #: The realised share contradicts the configured one only beyond both: standard deviations, and relative difference.
 SHARE_DEVIATIONS: Final = 6.0
 SHARE_DIFFERENCE: Final = 0.5
+#: Kinds that judge every logged request, so that their rows tell the share of the traffic.
+_EVERY_REQUEST: Final = ("errors", "slow", "expression")
 
 
 def updating(metrics: tuple[MetricVerdict, ...]) -> Verdict:
@@ -20,12 +22,23 @@ def updating(metrics: tuple[MetricVerdict, ...]) -> Verdict:
 def unhealthy(signals: Signals, spec: ReleaseSpec, metrics: tuple[MetricVerdict, ...]) -> Verdict | None:
     """A hold for the first fault of data or endpoint, the most fundamental first."""
     table, lag, most = spec.payload_table, signals.lag_seconds, 60 * spec.gate.max_lag_minutes
-    if signals.table_missing:
+    if signals.missing_tables:
         reason = HoldReason.TABLE_MISSING
-        sentence = f"the inference table {table} does not exist; turn it on for endpoint {spec.endpoint_name}."
-    elif signals.table_frozen:
-        reason = HoldReason.TABLE_FROZEN
-        sentence = f"the inference table {table} is older than the endpoint's last request; nothing is logged to it."
+        remedy = (
+            f"turn the inference table on for endpoint {spec.endpoint_name}."
+            if table in signals.missing_tables
+            else "create it, or take its metric out of the gate."
+        )
+        sentence = f"the table {' and '.join(signals.missing_tables)} does not exist; {remedy}"
+    elif signals.unreadable:
+        reason = HoldReason.TABLE_UNREADABLE
+        sentence = f"{table} cannot be read as an inference table: {signals.unreadable}"
+    elif signals.frozen is not None:
+        reason, frozen = HoldReason.TABLE_FROZEN, signals.frozen
+        sentence = (
+            f"the newest row of {frozen.table} is {(signals.now - frozen.newest) / 60:.0f} min old, and the endpoint "
+            f"has answered {frozen.requests} requests since that should be in it; nothing is logged to it any more."
+        )
     elif signals.update_in_progress:
         return updating(metrics)
     elif signals.unmapped_rows:
@@ -55,10 +68,13 @@ def no_data(metrics: tuple[MetricVerdict, ...], place: str) -> Verdict | None:
 def share_mismatch(signals: Signals, metrics: tuple[MetricVerdict, ...]) -> Verdict | None:
     """A hold if so many rows went the wrong way that the traffic cannot be split as configured."""
     share = signals.configured_share
-    if not 0 < share < 1:
+    telling = [metric for metric in metrics if metric.kind in _EVERY_REQUEST]
+    if not 0 < share < 1 or not telling:
         return None
-    most = max(metrics, key=lambda metric: metric.champion_n + metric.challenger_n)
+    most = max(telling, key=lambda metric: metric.champion_n + metric.challenger_n)
     rows = most.champion_n + most.challenger_n
+    if not rows:
+        return None
     realised = most.challenger_n / rows
     off = abs(realised - share)
     if off <= SHARE_DEVIATIONS * math.sqrt(share * (1 - share) / rows) or off <= SHARE_DIFFERENCE * min(

@@ -1,19 +1,23 @@
-"""Evidence states as JSON-able dictionaries and back, without the loss of a bit (floats as hexadecimal text)."""
+"""Evidence states as JSON-able dictionaries and back, without the loss of a bit (floats as hexadecimal text).
 
-from collections.abc import Mapping
+The evidence table keeps one now and then, so that a tick folds what is new and not the whole release.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from release_pipeline.gate.evidence import Account, Arms, Bet, EvidenceState, MetricEvidence
-from release_pipeline.spec import GatePart
+from release_pipeline.gate.evidence import Account, Bet, EvidenceState, MetricEvidence, OpenBlock
+from release_pipeline.gate.observations import Arms, Series
+from release_pipeline.spec_gate import GatePart
 
 
 def state_to_dict(state: EvidenceState) -> dict[str, Any]:
     """The state without its gate, which is the release's own and is given again on reading."""
     return {
-        "bucket_seconds": float(state.bucket_seconds).hex(),
+        "buckets": {name: float(seconds).hex() for name, seconds in state.buckets.items()},
         "last_ingest": state.last_ingest,
-        "levels": {name: level.hex() for name, level in state.levels.items()},
-        "metrics": {name: _metric(evidence) for name, evidence in state.metrics.items()},
+        "levels": [[*series, level.hex()] for series, level in state.levels.items()],
+        "metrics": [[*series, _metric(evidence)] for series, evidence in state.metrics.items()],
     }
 
 
@@ -26,14 +30,14 @@ def state_from_dict(data: Mapping[str, Any], gate: GatePart) -> EvidenceState:
     try:
         state = EvidenceState(
             gate=gate,
-            levels={name: float.fromhex(level) for name, level in data["levels"].items()},
-            bucket_seconds=float.fromhex(data["bucket_seconds"]),
+            levels={Series(name, segment): float.fromhex(level) for name, segment, level in data["levels"]},
+            buckets={name: float.fromhex(seconds) for name, seconds in data["buckets"].items()},
             last_ingest=int(data["last_ingest"]),
-            metrics={name: _read_metric(evidence) for name, evidence in data["metrics"].items()},
+            metrics={Series(name, segment): _read_metric(each) for name, segment, each in data["metrics"]},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the stored evidence state has no valid {error}; fold the observations anew") from error
-    missing = [metric.name for metric in gate.metrics if metric.name not in state.levels]
+    missing = [metric.name for metric in gate.metrics if not state.segments(metric.name)]
     if missing:
         raise ValueError(f"the stored evidence state has no level of {', '.join(missing)}; fold the observations anew")
     return state
@@ -43,11 +47,16 @@ def _metric(evidence: MetricEvidence) -> dict[str, Any]:
     return {
         "watermark": float(evidence.watermark).hex(),
         "rows": _by_step(evidence.rows),
+        "unjudged": {str(step): list(rows) for step, rows in evidence.unjudged.items()},
         "accounts": {
             bet.value: {
                 "capitals": {str(step): [value.hex() for value in logs] for step, logs in account.capitals.items()},
                 "folded": _by_step(account.folded),
-                "open": [[step, float(start).hex(), *_arms(arms)] for (step, start), arms in account.open.items()],
+                "given_up": _by_step(account.given_up),
+                "open": [
+                    [step, float(start).hex(), *_arms(block.arms), float(block.opened).hex()]
+                    for (step, start), block in account.open.items()
+                ],
             }
             for bet, account in evidence.accounts.items()
         },
@@ -58,13 +67,15 @@ def _read_metric(data: Mapping[str, Any]) -> MetricEvidence:
     return MetricEvidence(
         watermark=float.fromhex(data["watermark"]),
         rows=_read_by_step(data["rows"]),
+        unjudged={int(step): (champion, challenger) for step, (champion, challenger) in data["unjudged"].items()},
         accounts={
             Bet(bet): Account(
                 capitals={int(step): tuple(map(float.fromhex, logs)) for step, logs in account["capitals"].items()},
                 folded=_read_by_step(account["folded"]),
+                given_up=_read_by_step(account["given_up"]),
                 open={
-                    (int(step), float.fromhex(start)): Arms(tuple(champion), tuple(challenger))
-                    for step, start, champion, challenger in account["open"]
+                    (int(step), float.fromhex(start)): OpenBlock(_read_arms(arms), float.fromhex(opened))
+                    for step, start, *arms, opened in account["open"]
                 },
             )
             for bet, account in data["accounts"].items()
@@ -76,9 +87,14 @@ def _arms(arms: Arms) -> list[list[int]]:
     return [list(arms.champion), list(arms.challenger)]
 
 
+def _read_arms(arms: Sequence[Sequence[int]]) -> Arms:
+    champion, challenger = arms
+    return Arms(tuple(champion), tuple(challenger))
+
+
 def _by_step(rows: Mapping[int, Arms]) -> dict[str, list[list[int]]]:
     return {str(step): _arms(arms) for step, arms in rows.items()}
 
 
 def _read_by_step(data: Mapping[str, Any]) -> dict[int, Arms]:
-    return {int(step): Arms(tuple(champion), tuple(challenger)) for step, (champion, challenger) in data.items()}
+    return {int(step): _read_arms(arms) for step, arms in data.items()}

@@ -19,10 +19,13 @@ class HoldReason(StrEnum):
     NO_DATA = "NO_DATA"
     NOT_ENOUGH = "NOT_ENOUGH"
     LAGGING = "LAGGING"
+    LATE_ROWS = "LATE_ROWS"
     TABLE_MISSING = "TABLE_MISSING"
+    TABLE_UNREADABLE = "TABLE_UNREADABLE"
     TABLE_FROZEN = "TABLE_FROZEN"
     MAPPING_UNKNOWN = "MAPPING_UNKNOWN"
     SHARE_MISMATCH = "SHARE_MISMATCH"
+    UNJUDGED_ROWS = "UNJUDGED_ROWS"
     UNLOGGED_ERRORS = "UNLOGGED_ERRORS"
     WAREHOUSE_BUSY = "WAREHOUSE_BUSY"
     INCONCLUSIVE = "INCONCLUSIVE"
@@ -57,16 +60,30 @@ class MetricState(StrEnum):
     UNDECIDED = "undecided"
 
 
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A table that nobody writes to any more."""
+
+    table: str
+    newest: float
+    """Event time of its newest row, unix seconds."""
+    requests: int
+    """Requests that the endpoint has answered since, and that should have been logged by now."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
-    """Facts about the release's health that the observer passes; the defaults of the first five are healthy."""
+    """Facts about the release's health that the observer passes; the defaults are healthy."""
 
-    table_missing: bool = False
-    """The inference table does not exist."""
-    table_frozen: bool = False
-    """Its newest row is older than the endpoint's last request: nobody writes to it any more."""
+    missing_tables: tuple[str, ...] = ()
+    """Tables that the gate reads and that do not exist."""
+    unreadable: str = ""
+    """Why the inference table cannot be read: the columns that it lacks."""
+    frozen: Frozen | None = None
     unmapped_rows: int = 0
     """Rows whose served entity is neither the champion's nor the challenger's."""
+    unlogged_errors: int = 0
+    """Failures of the challenger that the endpoint has counted, and that are not in the table."""
     lag_seconds: float | None = None
     """Delay from a request to its row, as last measured; None if it was never measured."""
     update_in_progress: bool = False
@@ -83,9 +100,13 @@ class Signals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricVerdict:
-    """One metric at one look. Counts and rates are those of the current step; harm is carried over all steps."""
+    """One series at one look. Counts and rates are those of the current step; harm is carried over all steps."""
 
     name: str
+    segment: str = ""
+    """Label of the segment; empty where the metric has none."""
+    segments: int = 1
+    """Segments that share the metric's alpha."""
     kind: str
     guard: bool
     required: bool
@@ -94,6 +115,9 @@ class MetricVerdict:
     """Sum of the badness of the champion's rows: whole for metrics that are good or bad."""
     challenger_n: int
     challenger_bad: float
+    champion_unjudged: int = 0
+    """Champion rows without a usable value."""
+    challenger_unjudged: int = 0
     harm_e: float
     """E-value of "worse than tolerated", or "above the bound" without a champion."""
     harm_limit: float
@@ -101,12 +125,29 @@ class MetricVerdict:
     """E-value of "worse by less than the margin", or "below the bound" without a champion."""
     noninferiority_limit: float
     margin: float | None
-    """Margin of the current step; None without a champion."""
+    """Margin of the current step; None where an absolute bound is the measure."""
     bound: float | None
     """Absolute bound; None where the champion is the measure, or the metric has none."""
     state: MetricState
     requests_left: int | None
     """Challenger requests until shown, if it is as good as the champion; None if shown or out of reach."""
+
+    @property
+    def title(self) -> str:
+        """The metric, and the segment where it has one: ``errors of fr``."""
+        return f"{self.name} of {self.segment}" if self.segment else self.name
+
+    @property
+    def key(self) -> str:
+        """The same as a name for machines: ``errors_fr``."""
+        return f"{self.name}_{self.segment}" if self.segment else self.name
+
+    @property
+    def most(self) -> float | None:
+        """Mean badness that it may have: the champion's plus the margin, or the bound; None where neither is known."""
+        if self.margin is None:
+            return self.bound
+        return None if self.champion_rate is None else self.champion_rate + self.margin
 
     @property
     def champion_rate(self) -> float | None:
@@ -161,8 +202,8 @@ def e_text(value: float) -> str:
 def compared(metric: MetricVerdict) -> str:
     """The rows of both arms: ``errors is 5 % of 120 challenger requests, champion 1 % of 2300``."""
     if not metric.challenger_n:
-        return f"{metric.name} has no challenger requests in this step"
-    text = f"{metric.name} is {percent(metric.challenger_rate)} of {metric.challenger_n} challenger requests"
+        return f"{metric.title} has no challenger requests in this step"
+    text = f"{metric.title} is {percent(metric.challenger_rate)} of {metric.challenger_n} challenger requests"
     if metric.margin is None:
         return text
     return f"{text}, champion {percent(metric.champion_rate)} of {metric.champion_n}"

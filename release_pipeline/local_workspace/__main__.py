@@ -1,9 +1,11 @@
 """``python -m release_pipeline.local_workspace``: the local workspace as a process of its own."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from release_pipeline.local_workspace.server import CannotServe, ensure_token, serve
 from release_pipeline.local_workspace.settings import Faults, Settings
@@ -18,12 +20,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lag", type=float, default=0.0, help="seconds until a request's row is in its table")
     parser.add_argument("--update-seconds", type=float, default=0.0, help="least duration of an endpoint's update")
     parser.add_argument("--duplicate-fraction", type=float, default=0.0, help="share of rows that come twice")
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="NAME=JSON", help="any field of Faults, as payload_shape=legacy"
+    )
     options = parser.parse_args(arguments)
     faults = Faults(
         inference_lag_seconds=options.lag,
         duplicate_fraction=options.duplicate_fraction,
         update_seconds=options.update_seconds,
     )
+    try:
+        faults.change(dict(_fault(text) for text in options.fault))
+    except ValueError as error:
+        parser.error(str(error))
     try:
         token = ensure_token(options.token_file)
         serve(Settings(data_dir=options.data.resolve(), token=token, port=options.port, faults=faults))
@@ -33,6 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _fault(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value  # a word needs no quotes
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from release_pipeline.local_workspace.state.grants import Grants
 from release_pipeline.local_workspace.state.registry import ModelRegistry
 from release_pipeline.local_workspace.wire import (
     catalogs,
+    faults,
     files,
     identity,
     openai,
@@ -121,7 +122,8 @@ def build_app(settings: Settings) -> Starlette:
 def all_routes(workspace: LocalWorkspace) -> list[Route]:
     """Every route that the workspace answers; the mounted tracking server's catch-alls come last."""
     # The query routes lead: they are the ones whose speed matters, and routes are tried in order.
-    parts = [queries, openai, serving, statements, tables, registry, files, identity, catalogs, permissions, tracking]
+    parts = [queries, openai, serving, statements, tables, registry, files, identity, catalogs, permissions]
+    parts += [faults, tracking]
     return [route for part in parts for route in part.routes(workspace)]
 
 

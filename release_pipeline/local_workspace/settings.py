@@ -1,25 +1,95 @@
 """The settings of a local workspace: where it lives, what it answers, and how it misbehaves on request."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
+
+PAYLOAD_SHAPES = ("ai_gateway", "legacy", "unity_ai_gateway")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Faults:
     """What the local workspace does on purpose so that a rehearsal is like the service.
+
+    One object is shared by all parts, and `change` takes effect at once. Nothing of it survives a restart.
 
     Attributes:
         inference_lag_seconds: Delay from the end of a request to its row in the inference table. The service
             takes 10 to 30 minutes, documented up to an hour.
         duplicate_fraction: Share in [0, 1] of inference rows that are delivered a second time, in a later commit.
         unlogged_statuses: HTTP statuses whose rows never reach the inference table.
+        sampling_fraction: Share in (0, 1] of the requests that get a row; the share stands in the row.
+        body_limit_bytes: A larger request or response is null in its row, with an error code beside it.
+        freeze_inference_tables: While true no inference table changes. Requests of that time never get a row; rows
+            that were under way arrive when it ends.
+        payload_shape: Columns of inference tables that are made from now on, one of `PAYLOAD_SHAPES`.
+        change_data_feed: Whether inference tables that are made from now on have a change data feed.
+        derived_tables: Delay in seconds from a row of an inference table to the rows of the request logs and
+            assessment logs that follow from it, about an hour on the service; None: no such tables, and those that
+            are there stay as they are.
+        minute_metrics: Metrics count the last full minute, as the service's do, and not all since the start.
         update_seconds: Shortest time that an update of an endpoint takes, on top of starting its workers.
     """
 
     inference_lag_seconds: float = 0.0
     duplicate_fraction: float = 0.0
     unlogged_statuses: tuple[int, ...] = ()
+    sampling_fraction: float = 1.0
+    body_limit_bytes: int = 1 << 20
+    freeze_inference_tables: bool = False
+    payload_shape: str = "ai_gateway"
+    change_data_feed: bool = True
+    derived_tables: float | None = None
+    minute_metrics: bool = False
     update_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.change({each.name: getattr(self, each.name) for each in fields(self)})
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        """Set some of them, all or nothing.
+
+        Raises:
+            ValueError: A name or a value is not one; the message is a sentence for the user.
+        """
+        for name, value in values.items():
+            if name not in _RULES:
+                raise ValueError(f"There is no setting {name!r}; there are {', '.join(_RULES)}.")
+            allowed, words = _RULES[name]
+            if not allowed(value):
+                raise ValueError(f"The setting {name!r} must be {words}, not {value!r}.")
+        for name, value in values.items():
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_duration(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1e9
+
+
+def _are_statuses(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(type(each) is int and 100 <= each <= 599 for each in value)
+
+
+_DURATION: tuple[Callable[[Any], bool], str] = (_is_duration, "a number of seconds, 0 or more")
+_SWITCH: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bool), "true or false")
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "inference_lag_seconds": _DURATION,
+    "duplicate_fraction": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "unlogged_statuses": (_are_statuses, "a list of HTTP statuses"),
+    "sampling_fraction": (lambda value: _is_number(value) and 0 < value <= 1, "a number above 0, at most 1"),
+    "body_limit_bytes": (lambda value: type(value) is int and value > 0, "a whole number of bytes above 0"),
+    "freeze_inference_tables": _SWITCH,
+    "payload_shape": (lambda value: value in PAYLOAD_SHAPES, f"one of {', '.join(PAYLOAD_SHAPES)}"),
+    "change_data_feed": _SWITCH,
+    "derived_tables": (lambda value: value is None or _is_duration(value), "a number of seconds, or null for off"),
+    "minute_metrics": _SWITCH,
+    "update_seconds": _DURATION,
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +104,7 @@ class Settings:
         workspace_id: The digits that the service answers as ``x-databricks-org-id``.
         user_name: Who the token belongs to, as the identity route answers.
         catalogs: The Unity Catalog catalogs that exist from the start, each with a schema ``default``.
-        faults: Misbehaviour on request.
+        faults: Misbehaviour on request, which may change while the workspace runs.
     """
 
     data_dir: Path
@@ -44,7 +114,7 @@ class Settings:
     workspace_id: str = "1234567890"
     user_name: str = "developer@localhost"
     catalogs: tuple[str, ...] = ("main",)
-    faults: Faults = Faults()
+    faults: Faults = field(default_factory=Faults)
 
     @property
     def url(self) -> str:

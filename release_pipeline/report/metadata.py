@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from release_pipeline.gate.betting import log_e_value
 from release_pipeline.gate.evidence import Bet
+from release_pipeline.gate.observations import Series
 from release_pipeline.gate.verdict import MetricVerdict, Verdict, percent, points
 from release_pipeline.report.sparkline import sparkline
 from release_pipeline.rollout.observer import Observed
@@ -89,10 +89,11 @@ def _numbers(metric: MetricVerdict) -> dict[str, float | int]:
         "challenger": rate(metric.challenger_bad, metric.challenger_n),
         "champion": rate(metric.champion_bad, metric.champion_n),
         "requests": metric.challenger_n,
+        "unjudged": metric.challenger_unjudged or None,
         "harm_e": plotted(metric.harm_e, metric.harm_limit),
         "noninferiority_e": plotted(metric.noninferiority_e, metric.noninferiority_limit),
     }
-    return {f"{metric.name}_{name}": number for name, number in numbers.items() if number is not None}
+    return {f"{metric.key}_{name}": number for name, number in numbers.items() if number is not None}
 
 
 def rate(bad: float, rows: int) -> float | None:
@@ -111,7 +112,7 @@ def metrics_table(metrics: Sequence[MetricVerdict]) -> dg.TableMetadataValue:
         [
             dg.TableRecord(
                 {
-                    "metric": metric.name,
+                    "metric": metric.title,
                     "challenger": f"{metric.challenger_bad:g} of {metric.challenger_n}",
                     "champion": f"{metric.champion_bad:g} of {metric.champion_n}" if metric.champion_n else "-",
                     "harm": _against(metric.harm_e, metric.harm_limit),
@@ -143,13 +144,22 @@ def report(observed: Observed, release: ReleaseState) -> str:
     for metric in verdict.metrics:
         role = " and ".join(word for word, holds in (("guard", metric.guard), ("required", metric.required)) if holds)
         lines.append(
-            f"- **{metric.name}** ({role or 'only watched'}): {metric.state}; challenger "
+            f"- **{metric.title}** ({role or 'only watched'}): {metric.state}; challenger "
             f"{percent(metric.challenger_rate)} of {metric.challenger_n}"
             + (f", champion {percent(metric.champion_rate)} of {metric.champion_n}" if metric.champion_n else "")
             + f"; {_aim(metric)}; harm {_against(metric.harm_e, metric.harm_limit)}, "
             f"good {_against(metric.noninferiority_e, metric.noninferiority_limit)}"
+            + (f"; {metric.challenger_unjudged} challenger rows not judged" if metric.challenger_unjudged else "")
+            + (f"; alpha split over {metric.segments} segments" if metric.segments > 1 else "")
         )
-    lines += ["", f"{max(observed.ingests, 0)} reads of new rows; evidence digest `{observed.evidence_digest}`."]
+    said = [f"{max(observed.ingests, 0)} reads of new rows"]
+    if observed.sampling_fraction < 1:
+        said.append(f"the table logs {percent(observed.sampling_fraction)} of the requests")
+    said += [f"{observed.duplicates} rows delivered again and dropped"] if observed.duplicates else []
+    said += [f"{observed.late} rows too late to be judged"] if observed.late else []
+    unlogged = observed.signals.unlogged_errors
+    said += [f"{unlogged} failures that the endpoint counted and the table lacks"] if unlogged else []
+    lines += ["", f"{'; '.join(said)}; evidence digest `{observed.evidence_digest}`."]
     return "\n".join(lines)
 
 
@@ -169,15 +179,10 @@ def trend_picture(observed: Observed) -> str:
     else:
         bet, claim = (Bet.ABOVE, "is above its bound") if metric.harmful else (Bet.BELOW, "is below its bound")
     limit = metric.harm_limit if metric.harmful else metric.noninferiority_limit
-    # Every block of an ingest carries the capitals after the whole of it: one point per ingest and step.
-    capitals = {
-        (row.ingest, row.step): row.log_capitals[bet.value]
-        for row in observed.rows
-        if row.kind == "block" and row.metric == metric.name and bet.value in row.log_capitals
-    }
-    values = [math.exp(min(float(log_e_value(each)), 30.0)) for _, each in sorted(capitals.items())]
+    points = observed.path.get(Series(metric.name, metric.segment), ())
+    values = [math.exp(min(point.values.get(bet.value, 0.0), 30.0)) for point in points]
     picture = sparkline(values, limit=limit, colour="#dc2626" if metric.harmful else "#3b82f6")
-    return f"{picture}\n\nevidence that {metric.name} {claim}; dashed: limit {limit:.3g}" if picture else ""
+    return f"{picture}\n\nevidence that {metric.title} {claim}; dashed: limit {limit:.3g}" if picture else ""
 
 
 def _decisive(verdict: Verdict) -> MetricVerdict | None:

@@ -1,25 +1,72 @@
-"""What a tick sees: the ledger, the endpoint, the new rows of the inference table, and the gate's verdict on them."""
+"""What a tick sees: the ledger, the endpoint, the new rows of its tables, and the gate's verdict on them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol
 
 from release_pipeline.clock import Clock
+from release_pipeline.errors import TableUnreadable
 from release_pipeline.gate.decision import decide, decide_first_release
-from release_pipeline.gate.evidence import Baseline, Bet, EvidenceState, Observation, bucket_seconds_for
-from release_pipeline.gate.verdict import Action, HoldReason, Signals, Verdict
+from release_pipeline.gate.evidence import EvidenceState
+from release_pipeline.gate.observations import Series
+from release_pipeline.gate.verdict import Action, Frozen, HoldReason, Signals, Verdict
 from release_pipeline.rollout import ledger as ledgers
+from release_pipeline.rollout.evidence_fold import EvidenceSoFar, Point, so_far
+from release_pipeline.rollout.ingest import (
+    RATE_SECONDS,
+    TableRead,
+    baseline_rows,
+    baseline_since,
+    ingest_rows,
+    observations,
+    watermark_after,
+)
 from release_pipeline.rollout.ledger import Entry, Ledger, Phase
+from release_pipeline.rollout.reconciliation import Reading, Reconciliation
 from release_pipeline.rollout.state import ReleaseState, current_release
 from release_pipeline.spec import ReleaseSpec
+from release_pipeline.spec_gate import Metric
+from release_pipeline.workspace.counts import Cursor, Delta, Level, MetricPlan, Window
 from release_pipeline.workspace.endpoint import Endpoint, EndpointState
-from release_pipeline.workspace.evidence_table import EvidenceRow, EvidenceTable, digest
-from release_pipeline.workspace.inference_table import Delta, Group, InferenceTable, Window
+from release_pipeline.workspace.endpoint_counters import Counters
+from release_pipeline.workspace.evidence_table import EvidenceRow, EvidenceTable
+from release_pipeline.workspace.inference_table import InferenceTable
 
-# The traffic rate that sizes the event-time buckets is taken from this time before the release.
-RATE_SECONDS = 3600.0
-# The lag that people are shown, and that LAGGING goes by, is the longest of this many ingests.
-LAG_INGESTS = 5
+#: Kinds that are counted in the inference table itself.
+PAYLOAD_KINDS = ("errors", "slow", "expression")
+#: Without new rows, an ingest is stored this often within gate.max_lag_minutes, to keep a reading of the counters.
+_READINGS_PER_LAG = 8
+_MINUTE = 60.0
+
+
+class Source(Protocol):
+    """A table beside the inference table whose rows judge requests: scores of judges and people, labels."""
+
+    name: str
+    metrics: tuple[Metric, ...]
+
+    def collect(self, since: datetime) -> None:
+        """Bring what the table is made of up to date, where that is this pipeline's work."""
+
+    def latest(self) -> Cursor | None:
+        """How far the table reaches; None where it does not exist."""
+
+    def level(
+        self, since: datetime, until: datetime, *, rate_seconds: float, entities: Sequence[str] = ()
+    ) -> list[Level]:
+        """The level of its metrics before the release."""
+
+    def changes(
+        self,
+        after_version: int,
+        latest: Cursor,
+        *,
+        first_version: int,
+        windows: Sequence[Window],
+        plans: Sequence[MetricPlan],
+    ) -> Delta:
+        """What is new in it."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +80,35 @@ class Observed:
         thresholds: Frozen thresholds of `slow` metrics, milliseconds.
         ingests: How many reads of new rows the evidence holds.
         lag_seconds: Longest lag among the latest reads, None before the first.
+        path: E-values by series, ingest by ingest.
+        signals: The health that the verdict rests on.
+        late: Rows that came too late for a table without a change feed.
+        duplicates: Rows that were delivered again.
+        sampling_fraction: Smallest share of logged requests.
     """
 
     release: ReleaseState
     endpoint: EndpointState | None
     evidence: EvidenceState
-    rows: tuple[EvidenceRow, ...]
     verdict: Verdict
     evidence_digest: str
-    thresholds: dict[str, int | None]
+    thresholds: Mapping[str, int | None]
     ingests: int
     lag_seconds: float | None
+    signals: Signals
+    path: Mapping[Series, tuple[Point, ...]] = field(default_factory=dict)
+    late: int = 0
+    duplicates: int = 0
+    sampling_fraction: float = 1.0
+
+
+@dataclass
+class _Look:
+    """What one look found out besides evidence."""
+
+    missing: list[str] = field(default_factory=list)
+    unreadable: str = ""
+    unmapped: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +121,7 @@ class Observer:
     payload: InferenceTable
     evidence: EvidenceTable
     clock: Clock
+    sources: tuple[Source, ...] = ()
 
     def look(self, release: str, *, entries: Sequence[Entry] | None = None, ingest: bool = True) -> Observed | None:
         """Look at ``release``; None where the ledger does not know it.
@@ -73,215 +139,190 @@ class Observer:
         if state is None:
             return None
         endpoint = self.endpoint.read()
-        rows, latest = self.evidence.read(release), self.payload.latest()
-        unmapped, unread = 0, list[Observation]()
-        if ingest and latest is not None and state.steps:
-            if not rows:
-                self.evidence.create()
-                self.evidence.append(self._baseline_rows(state, entries))
-                rows = self.evidence.read(release)
-            unmapped, unread = self._ingest(state, rows, latest)
-            rows = self.evidence.read(release)
-        # Rows that wait for their mapping are not stored; those of known entities can still roll back.
-        evidence = fold_rows(rows, self.spec).add(unread)
-        lags = [row.lag_seconds for row in rows if row.kind == "ingest" and row.ingest > 0][-LAG_INGESTS:]
-        signals = Signals(
-            now=self.clock.now().timestamp(),
-            step_started_at=(state.steps[-1].started_at if state.steps else state.started_at).timestamp(),
-            ramp_started_at=(state.steps[0].started_at if state.steps else state.started_at).timestamp(),
-            configured_share=state.traffic_percent / 100,
-            table_missing=latest is None,
-            unmapped_rows=unmapped,
-            lag_seconds=max(lags) if lags else None,
-            update_in_progress=bool(endpoint and endpoint.updating),
-        )
+        found, seen = so_far(self.evidence.read_newest(release), self.spec.gate), _Look()
+        evidence = found.state
+        try:
+            latest = self.payload.latest()
+            if latest is None:
+                seen.missing.append(self.payload.name)
+            elif ingest and state.steps:
+                found, evidence = self._read(state, entries, found, latest, seen)
+        except TableUnreadable as error:
+            seen.unreadable = str(error)
+        signals = self._signals(state, endpoint, found, seen)
+        # The gate was frozen with the release: an edit of the YAML counts from the next one.
+        spec = self.spec.model_copy(update={"gate": found.gate})
         if state.champion_version is None:
-            verdict = decide_first_release(evidence, signals, self.spec)
+            verdict = decide_first_release(evidence, signals, spec)
         else:
-            verdict = decide(evidence, signals, self.spec, max(state.step, 0))
-        verdict = _held_where_moved(verdict, state, endpoint)
+            verdict = decide(evidence, signals, spec, max(state.step, 0))
         return Observed(
             release=state,
             endpoint=endpoint,
             evidence=evidence,
-            rows=tuple(rows),
-            verdict=verdict,
-            evidence_digest=digest(rows),
-            thresholds={row.metric: row.detail.get("threshold_ms") for row in rows if row.kind == "baseline"},
-            ingests=sum(row.kind == "ingest" for row in rows) - 1,
-            lag_seconds=max(lags) if lags else None,
+            verdict=_held_where_moved(verdict, state, endpoint),
+            evidence_digest=found.digest,
+            thresholds=found.thresholds,
+            ingests=found.ingest,
+            lag_seconds=signals.lag_seconds,
+            signals=signals,
+            path=found.path,
+            late=found.late,
+            duplicates=found.duplicates,
+            sampling_fraction=found.sampling_fraction,
         )
 
-    def _ingest(
-        self, state: ReleaseState, rows: Sequence[EvidenceRow], latest: tuple[int, datetime]
-    ) -> tuple[int, list[Observation]]:
-        """Read what is new and store it.
+    def _signals(
+        self, state: ReleaseState, endpoint: EndpointState | None, found: EvidenceSoFar, seen: _Look
+    ) -> Signals:
+        now = self.clock.now().timestamp()
+        first = state.steps[0].started_at if state.steps else state.started_at
+        last = state.steps[-1].started_at if state.steps else state.started_at
+        frozen = None
+        unseen = found.reconciliation.requests_between(found.newest, now - 60 * found.gate.max_lag_minutes)
+        if unseen and not seen.missing:
+            frozen = Frozen(self.payload.name, found.newest, unseen)
+        return Signals(
+            now=now,
+            step_started_at=last.timestamp(),
+            ramp_started_at=first.timestamp(),
+            configured_share=state.traffic_percent / 100,
+            missing_tables=tuple(seen.missing),
+            unreadable=seen.unreadable,
+            frozen=frozen,
+            unmapped_rows=seen.unmapped,
+            unlogged_errors=found.reconciliation.unlogged_errors(),
+            lag_seconds=max(found.lags) if found.lags else None,
+            update_in_progress=bool(endpoint and endpoint.updating),
+        )
+
+    def _read(
+        self, state: ReleaseState, entries: Sequence[Entry], found: EvidenceSoFar, latest: Cursor, seen: _Look
+    ) -> tuple[EvidenceSoFar, EvidenceState]:
+        """Read what is new in all tables and store it; returns what is stored, and what may be decided on.
 
         Rows of an entity that no tracer has mapped yet keep the whole read from being stored, because they would be
-        lost otherwise: then returns their number, and the observations of the others.
+        lost otherwise; those of known entities can still roll back.
         """
-        cursor = max(row.to_version for row in rows)
-        if latest[0] <= cursor:
-            return 0, []
-        delta = self.payload.changes(
-            cursor,
-            latest,
-            first_version=state.baseline_version + 1,
-            windows=[Window(step.step, step.started_at, step.ended_at) for step in state.steps],
-            bucket_seconds=bucket_seconds(rows),
-            metrics=self.spec.gate.metrics,
-            thresholds={row.metric: row.detail.get("threshold_ms") for row in rows if row.kind == "baseline"},
+        now = self.clock.now()
+        if not found.cursors:
+            self.evidence.create()
+            self.evidence.append(self._baseline_rows(state, entries, now))
+            found = so_far(self.evidence.read_newest(state.release), self.spec.gate)
+        reads = self._new(state, found, latest, seen)
+        payload = next((read.delta for read in reads if read.table == self.payload.name), None)
+        quiet = now.timestamp() - found.at < 60 * found.gate.max_lag_minutes / _READINGS_PER_LAG
+        if not reads and quiet:
+            return found, found.state
+        if payload is None:
+            payload = _nothing_new(found, latest)
+        mapping = {**self.evidence.mapping(), **payload.mapping}
+        seen.unmapped = sum(
+            rows for read in reads for entity, rows in read.delta.entities.items() if entity not in mapping
         )
-        mapping = {**self.evidence.mapping(), **delta.mapping}
-        unmapped = sum(group.rows for group in delta.groups if group.served_entity_id not in mapping)
-        if unmapped:
-            number, watermark = _next_ingest(rows, delta)
-            return unmapped, _observations(number, delta, mapping, state, self.spec, watermark)
-        self.evidence.append(self._ingest_rows(state, rows, delta, mapping))
-        return 0, []
+        if seen.unmapped:
+            watermark = watermark_after(found, payload)
+            unread = observations(state, found.state, found.ingest + 1, reads, mapping, watermark)
+            return found, found.state.add(unread)
+        counters = self._counters(state, found, payload, mapping, now)
+        rows = ingest_rows(state, found, reads, mapping, payload=payload, counters=counters, at=now)
+        self.evidence.append(rows)
+        stored = so_far(self.evidence.read_newest(state.release), self.spec.gate)
+        return stored, stored.state
 
-    def _baseline_rows(self, state: ReleaseState, entries: Sequence[Entry]) -> list[EvidenceRow]:
-        """The levels that are frozen for the whole release, as ingest 0."""
-        since = state.started_at - timedelta(days=self.spec.gate.baseline_days)
-        for entry in entries:
-            # Before its own promotion the champion did not serve everything.
-            if entry.action is ledgers.Action.PROMOTE and entry.phase is Phase.DONE and entry.release != state.release:
-                since = max(since, entry.at)
+    def _new(self, state: ReleaseState, found: EvidenceSoFar, latest: Cursor, seen: _Look) -> list[TableRead]:
+        """What is new in the inference table and in the tables beside it."""
+        windows = [Window(step.step, step.started_at, step.ended_at) for step in state.steps]
+        metrics = tuple(metric for metric in found.gate.metrics if metric.kind in PAYLOAD_KINDS)
+        reads = []
+        after = found.cursors.get(self.payload.name, 0)
+        if latest.version > after:
+            delta = self.payload.changes(
+                after,
+                latest,
+                first_version=state.baseline_version + 1,
+                windows=windows,
+                plans=found.plans(metric.name for metric in metrics),
+                earlier=found.reads,
+            )
+            seen.unreadable = "; ".join(delta.failed.values())
+            reads.append(TableRead(self.payload.name, metrics, delta))
+        for source in self.sources:
+            source.collect(state.steps[0].started_at)
+            until, after = source.latest(), found.cursors.get(source.name, 0)
+            if until is None:
+                seen.missing.append(source.name)
+            elif until.version > after:
+                delta = source.changes(
+                    after,
+                    until,
+                    first_version=1,
+                    windows=windows,
+                    plans=found.plans(metric.name for metric in source.metrics),
+                )
+                reads.append(TableRead(source.name, source.metrics, delta))
+        return reads
+
+    def _baseline_rows(self, state: ReleaseState, entries: Sequence[Entry], now: datetime) -> list[EvidenceRow]:
+        promoted = [
+            entry.at
+            for entry in entries
+            if entry.action is ledgers.Action.PROMOTE and entry.phase is Phase.DONE and entry.release != state.release
+        ]
+        since = baseline_since(state, self.spec.gate, promoted)
         ids = [entity for entity, version in self.evidence.mapping().items() if version == state.champion_version]
-        found = self.payload.level(self.spec.gate.metrics, since, state.started_at, RATE_SECONDS, entities=ids)
-        smallest = 1 - max(self.spec.ramp.steps) / 100
-        length = bucket_seconds_for(self.spec.gate, found.requests_per_second * smallest)
-        common = {"release": state.release, "ingest": 0, "at": self.clock.now(), "to_version": state.baseline_version}
-        rows = [
-            EvidenceRow(
-                **common,  # type: ignore[arg-type]
-                kind="baseline",
-                metric=name,
-                champion=(level.rows - level.bad, level.bad),
-                detail={"threshold_ms": level.threshold_ms},
-            )
-            for name, level in found.levels.items()
-        ]
-        detail = {"bucket_seconds": length, "requests_per_second": found.requests_per_second}
-        return [*rows, EvidenceRow(**common, kind="ingest", detail=detail)]  # type: ignore[arg-type]
-
-    def _ingest_rows(
-        self, state: ReleaseState, rows: Sequence[EvidenceRow], delta: Delta, mapping: dict[str, str]
-    ) -> list[EvidenceRow]:
-        number, watermark = _next_ingest(rows, delta)
-        blocks = _observations(number, delta, mapping, state, self.spec, watermark)
-        after = fold_rows(rows, self.spec).add(blocks)
-        at = self.clock.now()
-        written = [
-            EvidenceRow(
-                release=state.release,
-                ingest=number,
-                kind="block",
-                at=at,
-                step=block.step,
-                bucket_start=block.bucket_start,
-                metric=block.metric,
-                champion=block.champion,
-                challenger=block.challenger,
-                from_version=block.from_version,
-                to_version=block.to_version,
-                watermark=block.watermark,
-                log_capitals=_capitals(after, block),
-            )
-            for block in blocks
-        ]
-        written += [
-            EvidenceRow(
-                release=state.release,
-                ingest=number,
-                kind="mapping",
-                at=at,
-                detail={"served_entity_id": entity, "version": version},
-            )
-            for entity, version in sorted(delta.mapping.items())
-        ]
-        written.append(
-            EvidenceRow(
-                release=state.release,
-                ingest=number,
-                kind="ingest",
-                at=at,
-                from_version=delta.from_version,
-                to_version=delta.to_version,
-                watermark=watermark,
-                lag_seconds=delta.lag_seconds,
-                detail={"outside": delta.outside},
-            )
+        metrics = [metric for metric in self.spec.gate.metrics if metric.kind in PAYLOAD_KINDS]
+        levels = self.payload.level(metrics, since, state.started_at, rate_seconds=RATE_SECONDS, entities=ids)
+        rates: dict[str, float] = {}
+        for level in levels:
+            rates[level.metric] = rates.get(level.metric, 0.0) + level.rows_per_second
+        cursors = {self.payload.name: state.baseline_version}
+        for source in self.sources:
+            levels += source.level(since, state.started_at, rate_seconds=RATE_SECONDS, entities=ids)
+            reached = source.latest()
+            cursors[source.name] = reached.version if reached else 0
+        reading = self._reading(state, now)
+        return baseline_rows(
+            state,
+            self.spec,
+            levels,
+            requests_per_second=max(rates.values(), default=0.0),
+            cursors=cursors,
+            counters=Reconciliation().read(reading) if reading else Reconciliation(),
+            at=now,
         )
-        return written
+
+    def _reading(self, state: ReleaseState, now: datetime) -> Reading | None:
+        page = self.endpoint.counters()
+        if page is None or not page.entities:
+            return None
+        challenger = page.entities.get(state.entities.get("challenger", ""), Counters())
+        requests = sum(each.requests for each in page.entities.values())
+        if page.minute_end is not None:
+            return Reading(page.minute_end, requests, challenger.errors, page.minute_end - _MINUTE)
+        return Reading(now.timestamp(), requests, challenger.errors)
+
+    def _counters(
+        self, state: ReleaseState, found: EvidenceSoFar, payload: Delta, mapping: Mapping[str, str], now: datetime
+    ) -> Reconciliation:
+        """Counters against table: what can be compared by now, and a new reading."""
+        counters, due = found.reconciliation, found.reconciliation.due(watermark_after(found, payload))
+        if due is not None:
+            since, until = (datetime.fromtimestamp(at, tz=now.tzinfo) for at in counters.window(due))
+            logged = self.payload.errors_logged(since, until)
+            ours = sum(rows for entity, rows in logged.items() if mapping.get(entity) == state.challenger_version)
+            counters = counters.compare(due, ours, found.sampling_fraction)
+        last = counters.last
+        spacing = min(found.longest_lag / 4, 60 * found.gate.max_lag_minutes / _READINGS_PER_LAG)
+        # Minutes are read as often as it comes: one that is missed is not counted again.
+        if last is None or last.since is not None or now.timestamp() - last.at >= spacing:
+            reading = self._reading(state, now)
+            counters = counters.read(reading) if reading else counters
+        return counters
 
 
-def bucket_seconds(rows: Sequence[EvidenceRow]) -> int:
-    """The length of the event-time buckets, as frozen with the baseline."""
-    return next((int(row.detail["bucket_seconds"]) for row in rows if "bucket_seconds" in row.detail), 300)
-
-
-def fold_rows(rows: Sequence[EvidenceRow], spec: ReleaseSpec) -> EvidenceState:
-    """The gate's state from rows of the evidence table: the same rows give the same state, bit for bit."""
-    by_name = {metric.name: metric for metric in spec.gate.metrics}
-    baselines = [
-        Baseline.freeze(by_name[row.metric], sum(row.champion), row.champion[1], row.detail.get("threshold_ms"))
-        for row in rows
-        if row.kind == "baseline" and row.metric in by_name
-    ]
-    state = EvidenceState.start(baselines, spec.gate, bucket_seconds=bucket_seconds(rows))
-    for number in sorted({row.ingest for row in rows if row.kind == "block"}):
-        state = state.add(
-            Observation(
-                ingest=row.ingest,
-                step=row.step,
-                bucket_start=row.bucket_start,
-                metric=row.metric,
-                champion=row.champion,
-                challenger=row.challenger,
-                from_version=row.from_version,
-                to_version=row.to_version,
-                watermark=row.watermark,
-            )
-            for row in rows
-            if row.kind == "block" and row.ingest == number
-        )
-    return state
-
-
-def _observations(
-    number: int, delta: Delta, mapping: dict[str, str], state: ReleaseState, spec: ReleaseSpec, watermark: float
-) -> list[Observation]:
-    """Both arms side by side; where nothing arrived, one empty observation carries the watermark."""
-    arms: dict[tuple[int, float], dict[str, list[Group]]] = {}
-    for group in delta.groups:
-        version = mapping.get(group.served_entity_id, "")
-        arm = {state.challenger_version: "challenger", state.champion_version: "champion"}.get(version)
-        if arm is not None:
-            arms.setdefault((group.step, group.bucket_start), {}).setdefault(arm, []).append(group)
-    if not arms:
-        arms[(max(state.step, 0), datetime.fromtimestamp(watermark, tz=UTC).timestamp())] = {}
-    return [
-        Observation(
-            ingest=number,
-            step=step,
-            bucket_start=start,
-            metric=metric.name,
-            champion=_counts(by_arm.get("champion", []), metric.name),
-            challenger=_counts(by_arm.get("challenger", []), metric.name),
-            from_version=delta.from_version,
-            to_version=delta.to_version,
-            watermark=watermark,
-        )
-        for (step, start), by_arm in sorted(arms.items())
-        for metric in spec.gate.metrics
-    ]
-
-
-def _next_ingest(rows: Sequence[EvidenceRow], delta: Delta) -> tuple[int, float]:
-    """The number of the next ingest, and its watermark: it trails by the longest lag that the release has seen."""
-    longest = max([delta.lag_seconds, *(row.lag_seconds for row in rows if row.kind == "ingest")])
-    return 1 + max(row.ingest for row in rows), delta.committed_at.timestamp() - longest
+def _nothing_new(found: EvidenceSoFar, latest: Cursor) -> Delta:
+    return Delta(latest.version + 1, latest.version, (), {}, {}, 0.0, latest.at)
 
 
 def _held_where_moved(verdict: Verdict, state: ReleaseState, endpoint: EndpointState | None) -> Verdict:
@@ -300,18 +341,3 @@ def _held_where_moved(verdict: Verdict, state: ReleaseState, endpoint: EndpointS
         "the routes back, or roll the release back."
     )
     return replace(verdict, action=Action.HOLD, reason=HoldReason.SHARE_MISMATCH, sentence=sentence)
-
-
-def _counts(groups: Sequence[Group], metric: str) -> tuple[int, int]:
-    judged = sum(group.counts[metric][0] for group in groups)
-    bad = sum(group.counts[metric][1] for group in groups)
-    return judged - bad, bad
-
-
-def _capitals(state: EvidenceState, block: Observation) -> dict[str, list[float]]:
-    """The running log-capitals of a block's metric: harm over all steps, the others of the block's step."""
-    evidence = state.metric(block.metric)
-    return {
-        bet.value: list(evidence.account(bet).carried() if bet is Bet.HARM else evidence.account(bet).at(block.step))
-        for bet in sorted(evidence.accounts)
-    }

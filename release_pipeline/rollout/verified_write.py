@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from release_pipeline.clock import Clock
-from release_pipeline.errors import EndpointError, NotVerified, ReleasePipelineError, Superseded, UpdateFailed
+from release_pipeline.errors import (
+    EndpointError,
+    NotVerified,
+    ReleasePipelineError,
+    Superseded,
+    UpdateFailed,
+    UpdateInProgress,
+)
 from release_pipeline.rollout.ledger import Action, Entry, Ledger
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.endpoint import Endpoint, EndpointState, InferenceTableName, Progress, ServedEntity
@@ -51,8 +58,10 @@ class VerifiedWrite:
         elif rolling_back:
             try:
                 self._ensure(intent, after["routes"], leaving=removed)
-            except UpdateFailed as error:
-                # A challenger that does not come up fails every update that still names it.
+            except UpdateInProgress:
+                raise
+            except EndpointError as error:
+                # A challenger that does not come up, or whose version is gone, fails every update that still names it.
                 self.progress(f"{error} Going on without the challenger.")
                 self._ensure(intent, _without(after["routes"], removed), remove=removed)
             extra["zero_traffic_at"] = self.clock.now().isoformat()
@@ -64,7 +73,8 @@ class VerifiedWrite:
             self._ensure_alias(intent, alias, version, only_from=after.get("rejected"))
         if rolling_back:
             rejected = after["rejected"]
-            self.registry.tag(rejected, {TAG_STATUS: REJECTED, TAG_REASON: intent.reason})
+            if self.registry.get(rejected) is not None:  # somebody may have deleted it
+                self.registry.tag(rejected, {TAG_STATUS: REJECTED, TAG_REASON: intent.reason})
             if self.registry.version_of_alias(CHALLENGER_ALIAS) == rejected:
                 self.registry.delete_alias(CHALLENGER_ALIAS)
             if after["routes"]:
@@ -93,7 +103,7 @@ class VerifiedWrite:
             self._fence(intent)
             self.endpoint.create(
                 add,
-                tags={**self.spec.endpoint.tags, OWNER_TAG: self.spec.name},
+                tags={**self.spec.endpoint.tags, **_experiment(add), OWNER_TAG: self.spec.name},
                 inference_table=InferenceTableName(
                     self.spec.model.catalog, self.spec.model.schema_name, self.spec.model.short_name
                 ),
@@ -163,6 +173,12 @@ class VerifiedWrite:
         self.registry.tag(version, {TAG_STATUS: "failed", TAG_REASON: str(error)})
         if self.registry.version_of_alias(CHALLENGER_ALIAS) == version:
             self.registry.delete_alias(CHALLENGER_ALIAS)
+
+
+def _experiment(entity: ServedEntity) -> dict[str, str]:
+    """The tag by which the platform's monitoring finds an agent's traces, as agents.deploy sets it."""
+    experiment = entity.settings.get("environment_vars", {}).get("MLFLOW_EXPERIMENT_ID")
+    return {"MONITOR_EXPERIMENT_ID": experiment} if experiment else {}
 
 
 def _without(routes: Mapping[str, int], removed: Set[str]) -> dict[str, int]:

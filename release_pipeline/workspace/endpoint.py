@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from release_pipeline.errors import EndpointError, UpdateFailed, UpdateInProgress, WorkspaceError, first_sentence
 from release_pipeline.workspace.client import Workspace
+from release_pipeline.workspace.endpoint_counters import MetricsPage, read_counters
 
 if TYPE_CHECKING:
     from databricks.sdk.service.serving import ServingEndpointDetailed
@@ -227,6 +228,10 @@ class Endpoint:
             return
         except (DatabricksError, TimeoutError) as error:
             raise WorkspaceError(f"endpoint {self.name} could not be deleted: {first_sentence(error)}.") from None
+
+    def counters(self) -> MetricsPage | None:
+        """Requests and failures by served entity; None where the endpoint exports none, or none may be read."""
+        return read_counters(self._workspace, self.name)
 
     def query_entity(self, entity: str, body: Mapping[str, Any]) -> Any:
         """Send one request to one served entity, whatever its traffic.

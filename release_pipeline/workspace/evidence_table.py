@@ -4,7 +4,6 @@ One row per ingest, per (step, bucket, metric) with the counts of both arms, per
 A fold over the rows gives the gate's state, so every decision can be replayed from them.
 """
 
-import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ _COLUMNS: Mapping[str, str] = {
     "step": "INT",
     "bucket_start": "DOUBLE",
     "metric": "STRING",
+    "segment": "STRING",
     "champion": "STRING",
     "challenger": "STRING",
     "from_version": "BIGINT",
@@ -33,16 +33,18 @@ _COLUMNS: Mapping[str, str] = {
     "detail": "STRING",
     "writer": "STRING",
 }
+#: A tick reads at most this many ingests, however long the release is.
+SNAPSHOT_EVERY = 25
 # Rows per INSERT: each row binds one parameter per column, and a statement may bind 255 at most.
-_ROWS_PER_INSERT = 15
+_ROWS_PER_INSERT = 14
 
 
 @dataclass(frozen=True)
 class EvidenceRow:
     """One row. ``champion`` and ``challenger`` are counts per value bin; ``log_capitals`` are after this ingest.
 
-    ``kind`` is ``baseline``, ``mapping``, ``block`` or ``ingest``; an ingest is complete once its ``ingest`` row
-    exists, which is written last.
+    ``kind`` is ``baseline``, ``mapping``, ``block``, ``snapshot`` or ``ingest``; an ingest is complete once its
+    ``ingest`` row exists, which is written last. Every :data:`SNAPSHOT_EVERY`-th ingest carries a snapshot.
     """
 
     release: str
@@ -52,6 +54,7 @@ class EvidenceRow:
     step: int = 0
     bucket_start: float = 0.0
     metric: str = ""
+    segment: str = ""
     champion: tuple[int, ...] = ()
     challenger: tuple[int, ...] = ()
     from_version: int = 0
@@ -80,8 +83,19 @@ class EvidenceTable:
 
     def read(self, release: str) -> list[EvidenceRow]:
         """All complete ingests of a release in order, the first writer's where two wrote the same one."""
+        return self._complete("release = :release", {"release": release})
+
+    def read_newest(self, release: str) -> list[EvidenceRow]:
+        """Ingest 0, and the ingests since the newest snapshot, with it: enough to know the state."""
+        last = f"(SELECT max(ingest) FROM {quoted(self.name)} WHERE release = :release AND kind = 'ingest')"
+        return self._complete(
+            f"release = :release AND (ingest = 0 OR ingest >= {last} - {last} % {SNAPSHOT_EVERY})",
+            {"release": release},
+        )
+
+    def _complete(self, where: str, parameters: Mapping[str, Value]) -> list[EvidenceRow]:
         try:
-            rows = [_read(row) for row in self._select("release = :release", {"release": release})]
+            rows = [_read(row) for row in self._select(where, parameters)]
         except TableMissing:
             return []
         winner: dict[int, str] = {}
@@ -123,20 +137,9 @@ class EvidenceTable:
     def _select(self, where: str, parameters: Mapping[str, Value]) -> list[Row]:
         return self._warehouse.execute(
             f"SELECT * FROM {quoted(self.name)} WHERE {where} "
-            "ORDER BY ingest, at, writer, kind, metric, step, bucket_start",
+            "ORDER BY ingest, at, writer, kind, metric, segment, step, bucket_start",
             parameters,
         )
-
-
-def digest(rows: Sequence[EvidenceRow]) -> str:
-    """A digest of the counts that a decision rests on: the first 16 hexadecimal digits of their SHA-256."""
-    text = json.dumps(
-        [
-            [row.ingest, row.kind, row.step, row.bucket_start, row.metric, row.champion, row.challenger, row.to_version]
-            for row in rows
-        ]
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _write(row: EvidenceRow, writer: str) -> dict[str, Value]:
@@ -148,6 +151,7 @@ def _write(row: EvidenceRow, writer: str) -> dict[str, Value]:
         "step": row.step,
         "bucket_start": row.bucket_start,
         "metric": row.metric,
+        "segment": row.segment,
         "champion": json.dumps(row.champion),
         "challenger": json.dumps(row.challenger),
         "from_version": row.from_version,
@@ -171,6 +175,7 @@ def _read(row: Row) -> EvidenceRow:
         step=int(row["step"] or 0),
         bucket_start=float(row["bucket_start"] or 0),
         metric=row["metric"] or "",
+        segment=row["segment"] or "",
         champion=tuple(json.loads(row["champion"] or "[]")),
         challenger=tuple(json.loads(row["challenger"] or "[]")),
         from_version=int(row["from_version"] or 0),

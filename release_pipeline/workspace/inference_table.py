@@ -1,271 +1,353 @@
 """The endpoint's inference table: what is new in it, counted in the warehouse.
 
-New rows come from the table's change data feed, so a tick reads what arrived since the tick before. Python sees
-counts per (ramp step, event-time bucket, served entity), never a request's body.
+Python sees counts per (ramp step, event-time bucket, served entity, segment), never a request's body. A tick reads what
+is new only:
+
+- *With a change feed* (today's tables have one) new means committed since the last read. Delivery is at least once, so
+  a row whose request id came before is dropped; earlier rows are looked up only around the new rows' event times, and
+  the work does not grow with the release.
+- *Without one* (watermark mode) nothing tells when a row came. The cursor is then event time in whole seconds: a tick
+  reads the seconds that have passed since the last read, up to a hold-back before the newest row. The newest row, not
+  the clock, is what the hold-back counts from, so a table that lags for hours is read hours later and loses nothing.
+  The price: the last rows before traffic ends stay unread. A row that comes after its second was read is *late*: it is
+  never judged, but counted, by counting the last day again and taking off what was read of it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from release_pipeline.errors import StatementFailed, TableMissing
-from release_pipeline.spec import Metric
-from release_pipeline.workspace.sql.warehouse import Row, Value, Warehouse, parse_timestamp, quoted
-from release_pipeline.workspace.tracer import PREFIX, version_of
+from release_pipeline.spec_gate import Metric
+from release_pipeline.workspace import payload_sql
+from release_pipeline.workspace.counting import Grouped, count_groups, count_sound, integer
+from release_pipeline.workspace.counts import (
+    OTHER,
+    Cursor,
+    Delta,
+    Group,
+    Level,
+    MetricPlan,
+    Read,
+    Window,
+)
+from release_pipeline.workspace.metric_sql import KINDS, NOT_SERVED, check, together
+from release_pipeline.workspace.payload_shape import PayloadShape, recognise
+from release_pipeline.workspace.payload_sql import Rows, Statement
+from release_pipeline.workspace.sql.warehouse import Row, Warehouse, parse_timestamp, quoted
+from release_pipeline.workspace.tracer import version_of
 
-# Requests that never reached a version: credentials, permissions, unknown paths, rate limits.
-NOT_SERVED = (401, 403, 404, 429)
-# A stream that fails is HTTP 200; its last event carries this. A quote inside a text would be escaped.
-STREAM_ERROR = r'(^|[^\\])"databricks_output"\s*:\s*\{.*"error"\s*:\s*\{'
+__all__ = [
+    "KINDS",
+    "NOT_SERVED",
+    "OTHER",
+    "Cursor",
+    "Delta",
+    "Group",
+    "InferenceTable",
+    "Level",
+    "MetricPlan",
+    "Read",
+    "Window",
+]
 
+#: Watermark mode trails the newest row by this; rows are documented to come within an hour.
+HOLD_BACK_SECONDS: Final = 3600.0
+#: Watermark mode looks for late rows among those that were read of this much event time.
+LATE_SECONDS: Final = 86_400
+#: A label becomes a segment of its own with this share of the rows, if it is among the most frequent ones.
+SEGMENT_SHARE: Final = 0.05
+SEGMENTS: Final = 8
 
-@dataclass(frozen=True)
-class Window:
-    """The event times of one ramp step, half open; ``end`` None means until now."""
-
-    step: int
-    start: datetime
-    end: datetime | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Counts of one (step, bucket, served entity): per metric the rows it could judge, and the bad ones."""
-
-    step: int
-    bucket_start: float
-    served_entity_id: str
-    rows: int
-    counts: Mapping[str, tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What arrived between two versions of the table.
-
-    Attributes:
-        from_version: First commit that was read.
-        to_version: Last commit that was read.
-        groups: Counts of the rows that fall into a step.
-        mapping: Version by served entity id, as tracers showed it.
-        lag_seconds: Longest time from a request to its commit among these rows, 0.0 where there was none.
-        committed_at: Time of the last commit.
-        outside: Rows of no step (before the ramp, or while traffic was being moved) or of no entity (answered by the
-            gateway); counted, never judged.
-    """
-
-    from_version: int
-    to_version: int
-    groups: tuple[Group, ...]
-    mapping: Mapping[str, str]
-    lag_seconds: float
-    committed_at: datetime
-    outside: int = 0
-
-
-@dataclass(frozen=True)
-class Level:
-    """A metric's level before the release: judged rows, bad ones, and the frozen threshold of a `slow` metric."""
-
-    rows: int
-    bad: int
-    threshold_ms: int | None = field(default=None)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_SECOND: Final = 1_000_000
+_CHANGE_FEED: Final = "delta.enablechangedatafeed"
 
 
 class InferenceTable:
-    """One inference table in the AI Gateway shape."""
+    """One inference table, in any shape of :mod:`~release_pipeline.workspace.payload_shape`.
 
-    def __init__(self, warehouse: Warehouse, name: str) -> None:
+    Args:
+        warehouse: Runs the statements.
+        name: The table, ``catalog.schema.table``.
+        hold_back_seconds: Watermark mode: how far the reads trail the newest row.
+    """
+
+    def __init__(self, warehouse: Warehouse, name: str, *, hold_back_seconds: float = HOLD_BACK_SECONDS) -> None:
         self._warehouse = warehouse
         self.name = name
+        self._hold_back = hold_back_seconds
+        self._shape: PayloadShape | None = None
+        self._feed: bool | None = None
 
-    def latest(self) -> tuple[int, datetime] | None:
-        """The newest commit version and its time, or None where the table does not exist (yet)."""
+    def shape(self) -> PayloadShape:
+        """The table's shape, recognised by its columns at the first call.
+
+        Raises:
+            TableMissing: There is no such table.
+            TableUnreadable: It is in no shape that the gate can read.
+        """
+        if self._shape is None:
+            columns = []
+            for row in self._warehouse.execute(f"DESCRIBE TABLE {quoted(self.name)}"):
+                # After the columns come sections about partitions and clustering.
+                if not row["col_name"] or row["col_name"].startswith("#"):
+                    break
+                columns.append(row["col_name"])
+            self._shape = recognise(self.name, columns)
+        return self._shape
+
+    def has_change_feed(self) -> bool:
+        """Whether commits can be read one by one; asked once.
+
+        Raises:
+            TableMissing: There is no such table.
+        """
+        if self._feed is None:
+            rows = self._warehouse.execute(f"SHOW TBLPROPERTIES {quoted(self.name)}")
+            found = {(row["key"] or "").lower(): (row["value"] or "").lower() for row in rows}
+            self._feed = found.get(_CHANGE_FEED) == "true"
+        return self._feed
+
+    def latest(self) -> Cursor | None:
+        """How far the table reaches, or None where it does not exist (yet), or without a change feed is empty.
+
+        Raises:
+            TableUnreadable: It has no change feed, and is in no shape that the gate can read.
+        """
         try:
+            if not self.has_change_feed():
+                newest = self.newest()
+                if newest is None:
+                    return None
+                # The second that the hold-back ends in is not over: the one before is the last whole one.
+                return Cursor(int(newest.timestamp() - self._hold_back) - 1, newest)
             rows = self._warehouse.execute(f"DESCRIBE HISTORY {quoted(self.name)} LIMIT 1")
         except TableMissing:
             return None
-        if not rows:
+        return Cursor(int(rows[0]["version"] or 0), parse_timestamp(rows[0]["timestamp"] or "")) if rows else None
+
+    def newest(self) -> datetime | None:
+        """Event time of the newest row; None where there is none, or no table.
+
+        Raises:
+            TableUnreadable: It is in no shape that the gate can read.
+        """
+        try:
+            shape = self.shape()
+            found = self._warehouse.execute(
+                f"SELECT max(payload.{shape.time_column}) AS newest FROM {quoted(self.name)} AS payload"
+            )[0]["newest"]
+        except TableMissing:
             return None
-        return int(rows[0]["version"] or 0), parse_timestamp(rows[0]["timestamp"] or "")
+        if found is None:
+            return None
+        return _moment(1000 * int(found)) if shape.milliseconds else parse_timestamp(found)
 
     def level(
         self,
         metrics: Sequence[Metric],
         since: datetime,
         until: datetime,
-        rate_seconds: float,
         *,
+        rate_seconds: float,
         entities: Sequence[str] = (),
-    ) -> "Baseline":
-        """The level of every metric between two event times.
+    ) -> list[Level]:
+        """The levels of metrics between two event times, with the segments that they are judged by from here on.
+
+        Rows that were delivered twice count twice here: a level decides how soon evidence is enough, not whether it is
+        valid. A metric whose SQL fails in the warehouse has a level of no rows.
 
         Args:
-            metrics: What the gate watches.
+            metrics: Metrics of :data:`KINDS`.
             since: First event time.
             until: Last event time, exclusive.
-            rate_seconds: The traffic rate is taken from this many seconds before ``until``.
-            entities: The champion's entity ids, as far as tracers have shown them; all rows count where there are none.
+            rate_seconds: The rates are taken from this many seconds before ``until``.
+            entities: The champion's entity ids, as far as they are known; all rows count where there are none.
+
+        Returns:
+            One level per metric; where it has segments one per frozen label, in order of their frequency, and one of
+            :data:`OTHER`.
+
+        Raises:
+            SpecError: The SQL of a metric is not one expression.
+            TableMissing: There is no such table.
+            TableUnreadable: It is in no shape that the gate can read.
         """
-        table = quoted(self.name)
-        where = f"request_time >= :since AND request_time < :until AND {_SERVED}"
-        bounds: dict[str, Value] = {"since": since, "until": until}
-        if entities:
-            bounds |= {f"entity{index}": entity for index, entity in enumerate(entities)}
-            where += f" AND served_entity_id IN ({', '.join(f':entity{index}' for index in range(len(entities)))})"
-        quantile = self._warehouse.execute(
-            f"SELECT percentile_approx(execution_duration_ms, 0.95) AS p95, count(*) AS n, "
-            f"count_if(request_time >= :recent) AS recent, min(request_time) AS first FROM {table} WHERE {where}",
-            {**bounds, "recent": datetime.fromtimestamp(until.timestamp() - rate_seconds, tz=until.tzinfo)},
-        )[0]
-        p95 = round(float(quantile["p95"])) if quantile["p95"] is not None else None
-        thresholds = {metric.name: metric.threshold_ms or p95 for metric in metrics if metric.kind == "slow"}
-        columns, parameters = _metric_columns(metrics, thresholds)
-        counted = self._warehouse.execute(f"SELECT {columns} FROM {table} WHERE {where}", {**bounds, **parameters})[0]
-        levels = {
-            metric.name: Level(
-                int(counted[f"n{index}"] or 0), int(counted[f"bad{index}"] or 0), thresholds.get(metric.name)
+        for metric in metrics:
+            check(metric)
+        rows = self._between(since, until)
+        before = self._run(payload_sql.durations(rows, entities))[0]
+        p95 = round(float(before["p95"])) if before["p95"] is not None else None
+        spanned = rate_seconds
+        if before["first"] is not None:
+            spanned = max(1.0, min(rate_seconds, until.timestamp() - int(before["first"]) / 1e6))
+        recent = until - timedelta(seconds=spanned)
+        plans = []
+        for metric in metrics:
+            threshold = (metric.threshold_ms or p95) if metric.kind == "slow" else None
+            plan = MetricPlan(metric, 0, threshold)
+            plans.append(replace(plan, segments=self._frequent(rows, entities, plan)))
+        found = dict[tuple[str, str], Level]()
+        for batch in together(plans):
+            result = count_sound(
+                self._warehouse, rows, None, batch, lambda sound: payload_sql.levels(rows, entities, sound, recent)
             )
-            for index, metric in enumerate(metrics)
-        }
-        first = quantile["first"]
-        spanned = min(rate_seconds, (until - parse_timestamp(first)).total_seconds()) if first else rate_seconds
-        return Baseline(levels, int(quantile["recent"] or 0) / max(spanned, 1.0))
+            for row in result.rows:
+                for number, plan in enumerate(result.plans):
+                    found[plan.metric.name, row["segment"] or ""] = _level(row, number, plan, spanned)
+        return [
+            found.get((plan.metric.name, label), Level(plan.metric.name, label, 0, 0.0, plan.threshold_ms, 0.0))
+            for plan in plans
+            for label in ([""] if plan.metric.segments is None else [*plan.segments, OTHER])
+        ]
 
     def changes(
         self,
         after_version: int,
-        latest: tuple[int, datetime],
+        latest: Cursor,
         *,
         first_version: int,
         windows: Sequence[Window],
-        bucket_seconds: int,
-        metrics: Sequence[Metric],
-        thresholds: Mapping[str, int | None],
+        plans: Sequence[MetricPlan],
+        earlier: Sequence[Read] = (),
     ) -> Delta:
-        """Count the rows that were committed after ``after_version``, up to ``latest``.
+        """Count what came after ``after_version``, up to ``latest``.
 
-        Rows whose request id was seen before (since ``first_version``, where the release began) are duplicates of an
-        at-least-once delivery and are dropped.
+        Args:
+            after_version: Last version that was read before; below ``latest.version``.
+            latest: What :meth:`latest` said.
+            first_version: First version of the release; a request id that was seen since then does not count again.
+            windows: The ramp's steps by event time.
+            plans: How the metrics are counted; may be empty.
+            earlier: The release's earlier reads; only watermark mode needs them, to count late rows.
 
         Raises:
-            StatementFailed: The table has no change data feed, or lacks a column of the AI Gateway shape.
+            SpecError: The SQL of a metric is not one expression.
+            StatementFailed: The versions are gone, or a statement failed that holds no metric's own SQL.
+            TableUnreadable: It is in no shape that the gate can read.
         """
-        to_version, committed_at = latest
-        feed = f"table_changes({_literal(self.name)}, {after_version + 1}, {to_version})"
-        seen = f"table_changes({_literal(self.name)}, {first_version}, {after_version})"
-        again = (
-            f"AND NOT EXISTS (SELECT 1 FROM {seen} AS old "
-            "WHERE old.databricks_request_id = fresh.databricks_request_id)"
-            if after_version >= first_version
-            else ""
-        )
-        columns, parameters = _metric_columns(metrics, thresholds)
-        steps, bounds = _step_case(windows)
-        rows = self._warehouse.execute(
-            f"""
-            WITH fresh AS (
-                SELECT *, row_number() OVER (PARTITION BY databricks_request_id ORDER BY _commit_version) AS copy
-                FROM {feed} WHERE _change_type = 'insert'
-            )
-            SELECT {steps} AS step,
-                CAST(floor(unix_millis(request_time) / {1000 * bucket_seconds}) * {bucket_seconds} AS BIGINT) AS bucket,
-                coalesce(served_entity_id, '') AS entity,
-                count(*) AS n,
-                max(unix_millis(_commit_timestamp) - unix_millis(request_time)) AS lag_ms,
-                {columns}
-            FROM fresh
-            WHERE copy = 1 AND {_SERVED} {again}
-            GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-            """,
-            {**parameters, **bounds},
-        )
-        tracers = self._warehouse.execute(
-            f"""
-            SELECT client_request_id, served_entity_id,
-                unix_millis(_commit_timestamp) - unix_millis(request_time) AS lag_ms
-            FROM {feed} WHERE client_request_id LIKE '{PREFIX}%' AND served_entity_id IS NOT NULL
-            """
-        )
-        # A row without an entity never reached a version: the gateway answered it.
-        judged = [row for row in rows if row["step"] is not None and row["entity"]]
-        groups = [_group(row, metrics) for row in judged]
-        lags = [int(row["lag_ms"] or 0) for row in (*rows, *tracers)]
+        rows, shape = self._new(after_version + 1, latest.version), self.shape()
+        profile = self._run(payload_sql.profile(rows, windows))
+        tracers = [row for row in profile if row["tracer"] is not None]
+        outside = [row for row in profile if row["tracer"] is None and row["step"] is None]
+        inside = [row for row in profile if row["step"] is not None]
+        grouped = Grouped()
+        if inside:
+            seen = self._seen(first_version, after_version, inside)
+            grouped = count_groups(self._warehouse, rows, seen, windows, plans)
+        entities = grouped.entities
+        kept, aside = sum(entities.values()), sum(integer(row, "n") for row in outside)
+        feed = self.has_change_feed()
+        lag_us = max([grouped.lag_us, *(integer(row, "lag_us") for row in tracers)])
         return Delta(
             from_version=after_version + 1,
-            to_version=to_version,
-            groups=tuple(groups),
+            to_version=latest.version,
+            groups=grouped.groups,
+            entities=entities,
             mapping={
-                row["served_entity_id"] or "": version
-                for row in tracers
-                if (version := version_of(row["client_request_id"] or "")) is not None
+                **{entity: version for entity in entities if (version := shape.version_of(entity)) is not None},
+                **{
+                    row["entity"]: version
+                    for row in tracers
+                    if row["entity"] and (version := version_of(row["tracer"] or "")) is not None
+                },
             },
-            lag_seconds=max([0, *lags]) / 1000,
-            committed_at=committed_at,
-            outside=sum(int(row["n"] or 0) for row in rows) - sum(int(row["n"] or 0) for row in judged),
+            lag_seconds=max(0, lag_us) / 1e6 if feed else self._hold_back,
+            committed_at=latest.at,
+            outside=aside,
+            duplicates=max(0, sum(integer(row, "copies") for row in (*inside, *outside)) - kept - aside),
+            late=0 if feed else self._late(after_version, earlier),
+            sampling_fraction=min((float(row["sampling"]) for row in inside if row["sampling"]), default=None),
+            rows=kept + aside,
+            failed=grouped.failed,
         )
 
+    def errors_logged(self, since: datetime, until: datetime) -> dict[str, int]:
+        """Rows with a status of 500 and above in ``[since, until)`` of event time, by served entity id.
 
-@dataclass(frozen=True)
-class Baseline:
-    """Levels by metric, and the traffic of the endpoint in requests per second."""
+        Tracers are included, because the endpoint's own counters include them; rows that were delivered twice count
+        once. The key of rows that no entity answered is empty.
 
-    levels: Mapping[str, Level]
-    requests_per_second: float
+        Raises:
+            TableMissing: There is no such table.
+            TableUnreadable: It is in no shape that the gate can read.
+        """
+        found = self._run(payload_sql.errors(self._between(since, until)))
+        return {row["entity"] or "": integer(row, "n") for row in found}
+
+    def _run(self, statement: Statement) -> list[Row]:
+        return self._warehouse.execute(*statement)
+
+    def _between(self, since: datetime, until: datetime) -> Rows:
+        """Rows of the whole table by event time."""
+        where, values = self.shape().between(since, until, "rows")
+        return Rows(self.shape(), quoted(self.name), where, values)
+
+    def _new(self, first: int, last: int) -> Rows:
+        """Rows of these versions, both included."""
+        if not self.has_change_feed():
+            return self._between(_moment(_SECOND * first), _moment(_SECOND * (last + 1)))
+        return Rows(
+            self.shape(),
+            self._feed_of(first, last),
+            "payload._change_type = 'insert'",
+            order="payload._commit_version",
+            lag=f"unix_micros(payload._commit_timestamp) - unix_micros({self.shape().expression('request_time')})",
+        )
+
+    def _seen(self, first: int, last: int, inside: Sequence[Row]) -> Rows | None:
+        """Rows of earlier versions around the event times of new ones; None where no copy can be among them.
+
+        Without a change feed copies have the same event time, so they are read together or late.
+        """
+        if last < first or not self.has_change_feed():
+            return None
+        oldest = _moment(min(integer(row, "oldest") for row in inside))
+        newest = _moment(max(integer(row, "newest") for row in inside))
+        where, values = self.shape().between(oldest, newest + _MICROSECOND, "seen")
+        relation = self._feed_of(first, last)
+        return Rows(self.shape(), relation, f"payload._change_type = 'insert' AND {where}", values)
+
+    def _feed_of(self, first: int, last: int) -> str:
+        return f"table_changes({_literal(self.name)}, {int(first)}, {int(last)})"
+
+    def _late(self, after: int, earlier: Sequence[Read]) -> int:
+        """How many of the last day's rows there are beyond those that were read of it."""
+        reads = [read for read in earlier if after - LATE_SECONDS < read.from_version <= read.to_version <= after]
+        if not reads:
+            return 0
+        rows = self._new(min(read.from_version for read in reads), max(read.to_version for read in reads))
+        return max(0, integer(self._run(payload_sql.distinct(rows))[0], "n") - sum(read.rows for read in reads))
+
+    def _frequent(self, rows: Rows, entities: Sequence[str], plan: MetricPlan) -> tuple[str, ...]:
+        """The labels that become segments: frequent, not empty, and not what the rest is called."""
+        if plan.metric.segments is None:
+            return ()
+        # Two more than are wanted: NULL, an empty label or the rest's own name may be among the most frequent.
+        statement = payload_sql.labels(rows, entities, plan, SEGMENTS + 3)
+        found = count_sound(self._warehouse, rows, None, [plan], lambda _: statement).rows
+        return tuple(
+            str(row["label"])
+            for row in found
+            if row["label"] not in (None, "", OTHER) and integer(row, "n") >= SEGMENT_SHARE * integer(row, "total")
+        )[:SEGMENTS]
 
 
-_SERVED = (
-    f"status_code NOT IN ({', '.join(str(status) for status in NOT_SERVED)}) "
-    f"AND (client_request_id IS NULL OR client_request_id NOT LIKE '{PREFIX}%')"
-)
-
-
-def _metric_columns(metrics: Sequence[Metric], thresholds: Mapping[str, int | None]) -> tuple[str, dict[str, Value]]:
-    """Per metric the number of rows it can judge and the number of bad ones, as columns ``n<i>`` and ``bad<i>``."""
-    columns, parameters = [], {}
-    for index, metric in enumerate(metrics):
-        if metric.kind == "errors":
-            parameters["stream_error"] = STREAM_ERROR
-            judged = "status_code IS NOT NULL"
-            bad = "status_code >= 400 OR coalesce(response RLIKE :stream_error, false)"
-        else:
-            threshold = thresholds.get(metric.name)
-            if threshold is None:
-                # Nothing says what slow is: no row can be judged.
-                columns.append(f"0 AS n{index}, 0 AS bad{index}")
-                continue
-            judged = "execution_duration_ms IS NOT NULL AND execution_duration_ms >= 0"
-            bad = f"execution_duration_ms > {int(threshold)}"
-        columns.append(f"count_if({judged}) AS n{index}, count_if({judged} AND ({bad})) AS bad{index}")
-    return ", ".join(columns), dict(parameters)
-
-
-def _step_case(windows: Sequence[Window]) -> tuple[str, dict[str, Value]]:
-    """A CASE that gives a row's step by its event time, NULL for none; times are bound."""
-    if not windows:
-        return "CAST(NULL AS INT)", {}
-    cases, bounds = [], dict[str, Value]()
-    for index, window in enumerate(windows):
-        condition = f"request_time >= :start{index}"
-        bounds[f"start{index}"] = window.start
-        if window.end is not None:
-            condition += f" AND request_time < :end{index}"
-            bounds[f"end{index}"] = window.end
-        cases.append(f"WHEN {condition} THEN {window.step}")
-    return f"CASE {' '.join(cases)} END", bounds
-
-
-def _group(row: Row, metrics: Sequence[Metric]) -> Group:
-    return Group(
-        step=int(row["step"] or 0),
-        bucket_start=float(row["bucket"] or 0),
-        served_entity_id=row["entity"] or "",
-        rows=int(row["n"] or 0),
-        counts={
-            metric.name: (int(row[f"n{index}"] or 0), int(row[f"bad{index}"] or 0))
-            for index, metric in enumerate(metrics)
-        },
+def _level(row: Row, number: int, plan: MetricPlan, seconds: float) -> Level:
+    return Level(
+        metric=plan.metric.name,
+        segment=row["segment"] or "",
+        rows=integer(row, f"n{number}"),
+        bad=integer(row, f"bad{number}") / (plan.metric.bins - 1),
+        threshold_ms=plan.threshold_ms,
+        rows_per_second=integer(row, f"recent{number}") / seconds,
     )
+
+
+def _moment(microseconds: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + microseconds * _MICROSECOND
 
 
 def _literal(text: str) -> str:

@@ -10,16 +10,17 @@ from types import ModuleType
 
 import pytest
 
-from release_pipeline.gate.betting import LAMBDAS
 from release_pipeline.gate.evidence import Bet, EvidenceState
+from release_pipeline.gate.observations import Series
 from release_pipeline.gate.verdict import Action as VerdictAction
-from release_pipeline.gate.verdict import GoReason, HoldReason, MetricState, MetricVerdict, Verdict
+from release_pipeline.gate.verdict import GoReason, HoldReason, MetricState, MetricVerdict, Signals, Verdict
 from release_pipeline.report.metadata import canary_metadata, promotion_metadata
 from release_pipeline.rollout import ledger
+from release_pipeline.rollout.evidence_fold import Point
 from release_pipeline.rollout.ledger import Action, Entry, Phase
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.state import Stage, current_release
-from release_pipeline.spec import GatePart, Metric
+from release_pipeline.spec_gate import GatePart, Metric
 from release_pipeline.workspace import evidence_table
 
 PROJECT = Path(__file__).parents[2]
@@ -85,6 +86,7 @@ def reported_keys() -> set[str]:
         champion_bad=1,
         challenger_n=100,
         challenger_bad=1,
+        challenger_unjudged=1,
         harm_e=1.0,
         harm_limit=20.0,
         noninferiority_e=1.0,
@@ -109,20 +111,18 @@ def reported_keys() -> set[str]:
     ]
     release = current_release(ledger_rows)
     assert release is not None
-    block = evidence_table.EvidenceRow(
-        release.release, 1, "block", at, metric=METRIC, log_capitals={bet.value: [0.0] * len(LAMBDAS) for bet in Bet}
-    )
     gate = GatePart(metrics=(Metric(name=METRIC, kind="errors"),))
     seen = Observed(
         release=release,
         endpoint=None,
-        evidence=EvidenceState(gate=gate, levels={METRIC: 0.01}, bucket_seconds=60.0),
-        rows=(block,),
+        evidence=EvidenceState(gate=gate, levels={Series(METRIC): 0.01}, buckets={METRIC: 60.0}),
         verdict=Verdict(VerdictAction.HOLD, HoldReason.NOT_ENOUGH, "Hold.", (metric,)),
         evidence_digest="0" * 16,
         thresholds={METRIC: None},
         ingests=1,
         lag_seconds=1.0,
+        signals=Signals(configured_share=0.05, now=9.0, step_started_at=1.0, ramp_started_at=1.0),
+        path={Series(METRIC): (Point(1, 0, dict.fromkeys(Bet, 0.0)),)},
     )
     canary = canary_metadata(seen, endpoint_url="http://127.0.0.1/")
     promotion = promotion_metadata(

@@ -5,11 +5,17 @@ from typing import Any
 
 import pytest
 
-from release_pipeline.gate.evidence import Observation
+from release_pipeline.gate.observations import Observation
 from release_pipeline.gate.verdict import Signals
-from release_pipeline.spec import GatePart, Metric, ModelPart, RampPart, ReleaseSpec
+from release_pipeline.spec import ModelPart, RampPart, ReleaseSpec
+from release_pipeline.spec_gate import GatePart, Metric
 
 ERRORS = Metric(name="errors", kind="errors")
+
+
+def every(gate: GatePart, seconds: float = 300) -> dict[str, float]:
+    """Buckets of one length for every metric of a gate."""
+    return {metric.name: seconds for metric in gate.metrics}
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +43,8 @@ def observe() -> Callable[..., Observation]:
         step: int = 0,
         bucket: float = 0.0,
         metric: str = "errors",
+        segment: str = "",
+        unjudged: tuple[int, int] = (0, 0),
         watermark: float = 1e9,
     ) -> Observation:
         return Observation(
@@ -44,6 +52,9 @@ def observe() -> Callable[..., Observation]:
             step=step,
             bucket_start=bucket,
             metric=metric,
+            segment=segment,
+            champion_unjudged=unjudged[0],
+            challenger_unjudged=unjudged[1],
             champion=(champion[0] - champion[1], champion[1]),
             challenger=(challenger[0] - challenger[1], challenger[1]),
             from_version=ingest,

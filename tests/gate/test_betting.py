@@ -29,15 +29,19 @@ unhurried = settings(deadline=None, max_examples=60)
 
 
 def by_rows(champion, challenger, level, shift, sign):
-    """The sum over rows, one logarithm at a time."""
+    """The sum over rows, one logarithm at a time, with stakes worked out anew."""
     n_old, n_new, bins = sum(champion), sum(challenger), len(champion)
     rho = n_new / n_old
     values = [i / (bins - 1) for i in range(bins)]
     new = [sign * (v - level - shift) for v in values]
     old = [-sign * (v - level) * rho for v in values]
+    variances = []
+    for mean in (level, min(level + shift, 0.999)):
+        variances.append(mean * (1 - mean) / (1 if bins == 2 else 4))
+    effect = shift if sign < 0 and shift > 0 else 0.18 * math.sqrt(variances[0])
     sums = []
     for stake in LAMBDAS:
-        used = min(stake, 0.9 / -min(*new, *old))
+        used = min(stake * effect / (variances[1] + rho * variances[0]), 0.9 / -min(*new, *old))
         rows = [p for p, n in zip(new, challenger, strict=True) for _ in range(n)]
         rows += [p for p, n in zip(old, champion, strict=True) for _ in range(n)]
         sums.append(math.fsum(math.log(1 + used * payoff) for payoff in rows))
@@ -133,6 +137,20 @@ def test_one_row_never_costs_more_than_nine_tenths(rho_rows):
             assert lost.min() >= (n_old + n_new) * math.log(0.1) - 1e-9
 
 
+@pytest.mark.parametrize("bins", [2, 5, 21])
+def test_a_block_by_itself_is_what_it_is_in_a_stack(bins):
+    rng = np.random.default_rng(3)
+    old, new = rng.poisson(30, (50, bins)), rng.poisson(2, (50, bins))
+    old[0] = new[1] = 0
+    for increment in (harm_increment, noninferiority_increment):
+        stacked = increment(old, new, 0.07, 0.02)
+        for block in range(50):
+            as_arrays = increment(old[block], new[block], 0.07, 0.02)
+            as_tuples = increment(tuple(old[block].tolist()), tuple(new[block].tolist()), 0.07, 0.02)
+            assert as_arrays.tolist() == as_tuples.tolist()  # to the last bit
+            assert stacked[block] == pytest.approx(as_tuples, abs=1e-12)
+
+
 def test_leading_axes_are_independent_blocks():
     champion, challenger = (
         np.array([[[90, 10], [50, 0]], [[7, 1], [0, 0]]]),
@@ -147,8 +165,8 @@ def test_leading_axes_are_independent_blocks():
 
 def test_the_grid_is_what_is_documented():
     assert len(LAMBDAS) == 16
-    assert LAMBDAS[[0, -1]] == pytest.approx([0.05, 12.0])
-    assert np.diff(np.log(LAMBDAS)) == pytest.approx(np.full(15, math.log(240) / 15))
+    assert LAMBDAS[[0, -1]] == pytest.approx([0.164, 6.1], rel=0.005)
+    assert pytest.approx(1.0) == LAMBDAS * LAMBDAS[::-1]  # as dense below 1 as above
 
 
 def test_e_value_is_the_mean_capital_and_does_not_overflow():

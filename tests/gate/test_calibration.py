@@ -1,30 +1,34 @@
 """Error rates and speed of the rule on simulated traffic: the promises that nothing smaller than a simulation can hold.
 
-Seeds are fixed, so a figure changes only when the rule does. Unless a test says otherwise, a rate is accepted when it
-is *shown* to be at most alpha: if it were alpha, so few events would have a probability below 5 %
-(:func:`chance_of_at_most`).
+The simulations are those of `benchmarks.gate`, which runs many more releases. Seeds are fixed, so a figure changes only
+when the rule does. Unless a test says otherwise, a rate is accepted when it is *shown* to be at most alpha: if it were
+alpha, so few events would have a probability below 5 % (:func:`chance_of_at_most`).
 """
 
+import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.gate_blocks import BlockBet, Blocks, Lateness, ever_decided
+from benchmarks.gate_results import median_interval, wald_floor, wilson
+from benchmarks.gate_rules import ALPHA, LIMIT, bet, naive_z
+from benchmarks.gate_traffic import Traffic, always, bad, in_turn, scores, there_and_back, watch
 from release_pipeline.gate.betting import (
     TYPICAL_OVERHEAD,
     harm_increment,
-    log_e_value,
     noninferiority_increment,
     requests_left,
 )
-from release_pipeline.gate.evidence import Baseline, Bet, EvidenceState
-from release_pipeline.spec import GatePart, Metric
+from release_pipeline.gate.evidence import Bet, EvidenceState
+from release_pipeline.gate.observations import Baseline
+from release_pipeline.spec_gate import GatePart, Metric
 
-ALPHA = 0.05
-LIMIT = -math.log(ALPHA)
-Course = Callable[[np.ndarray], np.ndarray]
+FIVE_PERCENT = always(0.05)
 
 
 def chance_of_at_most(events: int, trials: int, rate: float) -> float:
@@ -37,187 +41,180 @@ def chance_of_at_most(events: int, trials: int, rate: float) -> float:
     return math.fsum(map(math.exp, logs))
 
 
-def always(value: float) -> Course:
-    return lambda look: np.full(len(look), value)
+def decided(traffic, rule, releases, seed=1):
+    return watch(traffic, {"": rule}, releases, seed)[""]
 
 
-@dataclass(frozen=True)
-class Simulation:
-    """Many releases, looked at many times; every look is one block of about ``rows`` rows."""
-
-    releases: int
-    looks: int
-    champion: Course
-    challenger: Course
-    weight: Course
-    level: float
-    rows: int = 300
-    seed: int = 1
-
-    def chunks(self):
-        """Counts per (release, look, bin) of both arms, some looks at a time."""
-        rng = np.random.default_rng(self.seed)
-        for start in range(0, self.looks, 32):
-            look = np.arange(start, min(start + 32, self.looks))
-            total = rng.poisson(self.rows, (self.releases, len(look)))
-            new = rng.binomial(total, self.weight(look))
-            old = total - new
-            bad_old, bad_new = rng.binomial(old, self.champion(look)), rng.binomial(new, self.challenger(look))
-            yield np.stack([old - bad_old, bad_old], -1), np.stack([new - bad_new, bad_new], -1)
-
-    def requests_until(self, increment: Callable[..., np.ndarray], shift: float) -> np.ndarray:
-        """Challenger requests when the e-value first reached 1 / alpha at a look, per release; inf if never."""
-        capital, seen = np.zeros((self.releases, 16)), np.zeros(self.releases)
-        reached = np.full(self.releases, np.inf)
-        for champion, challenger in self.chunks():
-            path = capital[:, None] + increment(champion, challenger, self.level, shift).cumsum(axis=1)
-            requests = seen[:, None] + challenger.sum(axis=-1).cumsum(axis=1)
-            hit = log_e_value(path) >= LIMIT
-            first = np.where(hit.any(axis=1), requests[np.arange(self.releases), hit.argmax(axis=1)], np.inf)
-            reached = np.minimum(reached, first)
-            capital, seen = path[:, -1], requests[:, -1]
-        return reached
-
-    def z_test_rolled_back(self) -> np.ndarray:
-        """What a one-sided z-test of pooled counts at every look would have rolled back."""
-        old, new = np.zeros((2, self.releases, 1, 2))
-        rolled_back = np.zeros(self.releases, dtype=bool)
-        for champion, challenger in self.chunks():
-            olds, news = old + champion.cumsum(axis=1), new + challenger.cumsum(axis=1)
-            n_old, n_new = olds.sum(-1), news.sum(-1)
-            pooled = (olds[..., 1] + news[..., 1]) / (n_old + n_new)
-            error = np.sqrt(pooled * (1 - pooled) * (1 / n_old + 1 / n_new))
-            rolled_back |= ((news[..., 1] / n_new - olds[..., 1] / n_old) > 1.645 * error).any(axis=1)
-            old, new = olds[:, -1:], news[:, -1:]
-        return rolled_back
-
-
-def drifting(looks: int) -> Course:
-    """1 % to 10 % and back."""
-    return lambda look: 0.01 + 0.09 * np.sin(np.pi * look / looks)
-
-
-def heavier(looks: int) -> Course:
-    """8/25/50 %, where 5/25/50 % was configured; the rule never learns which."""
-    return lambda look: np.select([look < looks / 3, look < 2 * looks / 3], [0.08, 0.25], 0.5)
-
-
-def identical(releases: int, looks: int) -> Simulation:
-    return Simulation(releases, looks, drifting(looks), drifting(looks), heavier(looks), level=0.01)
+def identical(looks: int) -> Traffic:
+    """1 to 10 to 1 % of errors, and 8/25/50 % where 5/25/50 % was configured; the rule never learns which."""
+    rates = there_and_back(0.01, 0.10, looks)
+    return Traffic(looks, rates, rates, in_turn([0.08, 0.25, 0.50], looks))
 
 
 def test_identical_versions_are_rarely_rolled_back_while_rates_and_weights_drift():
-    runs = identical(800, 2_880)
-    rolled_back = int(np.isfinite(runs.requests_until(harm_increment, 0.0)).sum())
-    assert chance_of_at_most(rolled_back, runs.releases, ALPHA) < 0.05
+    rolled_back = decided(identical(2_880), bet(harm_increment, 0.01), 800).decided
+    assert chance_of_at_most(rolled_back, 800, ALPHA) < 0.05
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_week_of_looks_does_not_exceed_alpha():
     """The goal itself: after so many looks the rate is so near its limit that only many more releases could show it."""
-    runs = identical(800, 20_160)
-    assert np.isfinite(runs.requests_until(harm_increment, 0.0)).mean() <= ALPHA
+    assert decided(identical(20_160), bet(harm_increment, 0.01), 800).decided <= ALPHA * 800
 
 
 def test_the_simulation_can_tell_a_rule_that_is_wrong():
-    assert identical(200, 1_000).z_test_rolled_back().mean() > 0.5
+    assert decided(identical(1_000), naive_z(), 200).decided > 100
 
 
 @pytest.mark.parametrize(
     ("champion", "margin"), [(0.01, 0.01), (0.002, 0.005)], ids=["one percent", "rare errors"]
 )  # fmt: skip
 def test_a_challenger_exactly_at_the_margin_rarely_advances(champion, margin):
-    runs = Simulation(1200, 600, always(champion), always(champion + margin), always(0.05), level=champion)
-    advanced = int(np.isfinite(runs.requests_until(noninferiority_increment, margin)).sum())
-    assert chance_of_at_most(advanced, runs.releases, ALPHA) < 0.05
-    assert advanced > 0.01 * runs.releases  # a rule that never advances would be safe, and useless
+    """So near alpha that it takes many releases to show that it is below; nothing is wasted."""
+    traffic, releases = Traffic(300, bad(champion), bad(champion + margin), FIVE_PERCENT), 4_000
+    advanced = decided(traffic, bet(noninferiority_increment, champion, margin), releases).decided
+    assert chance_of_at_most(advanced, releases, ALPHA) < 0.05
+    assert advanced > 0.01 * releases  # a rule that never advances would be safe, and useless
 
 
 def test_exactly_at_the_tolerance_is_rarely_rolled_back():
-    runs = Simulation(800, 600, always(0.02), always(0.03), always(0.1), level=0.02)
-    rolled_back = int(np.isfinite(runs.requests_until(harm_increment, 0.01)).sum())
-    assert chance_of_at_most(rolled_back, runs.releases, ALPHA) < 0.05
+    traffic = Traffic(600, bad(0.02), bad(0.03), always(0.1))
+    rolled_back = decided(traffic, bet(harm_increment, 0.02, 0.01), 800).decided
+    assert chance_of_at_most(rolled_back, 800, ALPHA) < 0.05
+
+
+@pytest.mark.parametrize("level", [0.0005, 0.001, 0.1, 0.5])
+def test_a_level_that_is_far_off_makes_the_rule_slow_and_never_wrong(level):
+    harmless = Traffic(400, bad(0.01), bad(0.01), always(0.2))
+    rolled_back = decided(harmless, bet(harm_increment, level), 500).decided
+    assert chance_of_at_most(rolled_back, 500, ALPHA) < 0.05
+    at_the_margin = Traffic(400, bad(0.01), bad(0.02), always(0.2))
+    advanced = decided(at_the_margin, bet(noninferiority_increment, level, 0.01), 500).decided
+    assert chance_of_at_most(advanced, 500, ALPHA) < 0.05
 
 
 @pytest.mark.parametrize(("rate", "looks", "most"), [(0.05, 500, 115), (0.02, 2000, 1080)], ids=["1 to 5", "1 to 2"])
 def test_a_regression_is_always_caught_and_soon(rate, looks, most):
-    runs = Simulation(500, looks, always(0.01), always(rate), always(0.05), level=0.01, rows=100)
-    requests = runs.requests_until(harm_increment, 0.0)
+    traffic = Traffic(looks, bad(0.01), bad(rate), FIVE_PERCENT)
+    requests = decided(traffic, bet(harm_increment, 0.01), 500).requests
     assert np.isfinite(requests).all()
     assert np.median(requests) <= most
 
 
-@pytest.mark.parametrize(("margin", "looks", "most"), [(0.02, 500, 390), (0.01, 1500, 1280)], ids=["2 pp", "1 pp"])
-def test_an_equal_version_advances_about_when_it_was_estimated(margin, looks, most):
-    runs = Simulation(500, looks, always(0.01), always(0.01), always(0.05), level=0.01, rows=100)
-    requests = runs.requests_until(noninferiority_increment, margin)
+def test_a_worse_score_is_caught_soon():
+    traffic = Traffic(200, always(scores(0.2, 3)), always(scores(0.35, 3)), FIVE_PERCENT, rows=60)
+    requests = decided(traffic, bet(harm_increment, 0.2), 300).requests
+    assert np.isfinite(requests).all()
+    assert np.median(requests) <= 35
+
+
+@pytest.mark.parametrize(
+    ("margin", "weight", "looks", "most"),
+    [(0.02, 0.05, 500, 390), (0.01, 0.05, 1500, 1280), (0.01, 0.25, 600, 1480)],
+    ids=["2 pp", "1 pp", "1 pp at 25 %"],
+)
+def test_an_equal_version_advances_about_when_it_was_estimated(margin, weight, looks, most):
+    traffic = Traffic(looks, bad(0.01), bad(0.01), always(weight), rows=100)
+    requests = decided(traffic, bet(noninferiority_increment, 0.01, margin), 500).requests
     assert np.mean(np.isfinite(requests)) > 0.98
     assert np.median(requests) <= most
-    growth = noninferiority_increment([19 * 0.99, 19 * 0.01], [0.99, 0.01], 0.01, margin)
+    champions = (1 - weight) / weight
+    growth = noninferiority_increment([champions * 0.99, champions * 0.01], [0.99, 0.01], 0.01, margin)
     estimate = requests_left(np.zeros(16), growth, LIMIT)
-    assert estimate is not None
-    assert estimate / 1.5 < np.median(requests) < estimate * 1.5
-
-
-def test_more_weight_costs_requests_as_estimated():
-    runs = Simulation(400, 600, always(0.01), always(0.01), always(0.25), level=0.01, rows=100)
-    requests = runs.requests_until(noninferiority_increment, 0.01)
-    estimate = requests_left(
-        np.zeros(16), noninferiority_increment([3 * 0.99, 3 * 0.01], [0.99, 0.01], 0.01, 0.01), LIMIT
-    )
     assert estimate is not None
     assert estimate / 1.3 < np.median(requests) < estimate * 1.3
     assert 1.0 < TYPICAL_OVERHEAD < 1.5
 
 
 ERRORS = Metric(name="errors", kind="errors", margin=0.02)
-BASELINE = Baseline.freeze(ERRORS, 100_000, 1_000)
-MINUTE, BUCKET, DELAY = 60, 600, 20
+BUCKET = 300
+EARLY = ((40, 0), (40, 0))
+LATENESS = {
+    "errors early across a ramp": Lateness(0.01, 0.01, (0.05, 0.25, 0.5), 60, EARLY),
+    "weights swing": Lateness(0.05, 0.05, (0.2, 0.5), 60, EARLY, swing_slots=40),
+    "challenger's errors late": Lateness(0.05, 0.1, (0.2,), 120, ((0, 0), (0, 40))),
+    "hardly any traffic": Lateness(0.1, 0.1, (0.5,), 400, ((3, 0), (3, 50)), rows=4.5),
+}
 
 
-def late_releases(rng: np.random.Generator, releases: int, weights: tuple[float, ...]):
-    """Counts by (event minute, good or bad, arm) of identical versions, 30 minutes at each true weight."""
-    minutes = np.arange(30 * len(weights))
-    weight = np.array(weights)[minutes // 30]
-    bad = rng.poisson(300 * 0.01, (releases, len(minutes)))
-    good = rng.poisson(300 * 0.99, (releases, len(minutes)))
-    bad_new, good_new = rng.binomial(bad, weight), rng.binomial(good, weight)
-    return minutes, bad - bad_new, bad_new, good - good_new, good_new
-
-
-@pytest.mark.parametrize("one_block_per_ingest", [False, True], ids=["as keyed", "keyed by ingest alone"])
-def test_errors_that_are_logged_early_across_a_ramp_do_not_roll_back(one_block_per_ingest, observe):
-    """Bad rows arrive at once and good ones 20 minutes later; only blocks of like event times survive that."""
-    releases = 120
-    minutes, bad_old, bad_new, good_old, good_new = late_releases(
-        np.random.default_rng(11), releases, (0.05, 0.25, 0.5)
-    )
-    rolled_back = 0
-    for release in range(releases):
-        state = EvidenceState.start([BASELINE], GatePart(metrics=(ERRORS,)), bucket_seconds=BUCKET)
-        for minute in range(0, len(minutes) + DELAY, 2):
-            counts: dict[tuple[int, float], np.ndarray] = {}
-            arrived = [(m, bad_old, bad_new, 1) for m in (minute, minute + 1)]
-            arrived += [(m - DELAY, good_old, good_new, 0) for m in (minute, minute + 1)]
-            for event, olds, news, bin_ in arrived:
-                if 0 <= event < len(minutes):
-                    key = (0, 0.0) if one_block_per_ingest else (event // 30, float(event * MINUTE // BUCKET * BUCKET))
-                    table = counts.setdefault(key, np.zeros((2, 2), dtype=int))
-                    table[0, bin_] += olds[release, event]
-                    table[1, bin_] += news[release, event]
+@pytest.mark.parametrize("lateness", LATENESS.values(), ids=LATENESS.keys())
+def test_the_simulated_blocks_are_those_of_the_evidence(lateness, observe):
+    """Ingest by ingest, the same log-capitals in every step as EvidenceState has; both bets, some releases."""
+    releases, trails, level = 3, 1230, Baseline.freeze(ERRORS, 100_000, 1_000).level
+    gate = GatePart(metrics=(ERRORS,))
+    baseline = Baseline.freeze(ERRORS, 100_000, 1_000)
+    states = [EvidenceState.start([baseline], gate, buckets={"errors": BUCKET}) for _ in range(releases)]
+    simulated = {
+        Bet.HARM: Blocks(
+            releases, lambda old, new: harm_increment(old, new, level), BUCKET, gate.min_champion_rows, waits=False
+        ),
+        Bet.NONINFERIORITY: Blocks(
+            releases, lambda old, new: noninferiority_increment(old, new, level, 0.02),
+            BUCKET, gate.min_champion_rows, waits=True,
+        ),
+    }  # fmt: skip
+    nothing = {(0, 0.0): np.zeros((2, releases, 2))}
+    for fresh, ingest in lateness.ingests(releases, BUCKET, seed=5):
+        watermark = (ingest + 1) * 30 - trails
+        for release, state in enumerate(states):
             rows = [
                 observe(
-                    (int(table[0].sum()), int(table[0, 1])), (int(table[1].sum()), int(table[1, 1])),
-                    ingest=minute, step=step, bucket=bucket, watermark=(minute - DELAY) * MINUTE,
+                    *((int(arm.sum()), int(arm[1])) for arm in arms[:, release]),
+                    ingest=ingest, step=step, bucket=bucket, watermark=watermark,
                 )
-                for (step, bucket), table in counts.items()
+                for (step, bucket), arms in (fresh or nothing).items()
             ]  # fmt: skip
-            state = state.add(rows)
-            if log_e_value(state.metric("errors").account(Bet.HARM).carried()) >= LIMIT:
-                rolled_back += 1
-                break
-    if one_block_per_ingest:
-        assert rolled_back > 0.25 * releases
+            states[release] = state.add(rows)
+        for bet_on, blocks in simulated.items():
+            blocks.ingest(fresh, watermark)
+            carried = [state.metric("errors").account(bet_on).carried() for state in states]
+            assert blocks.carried() == pytest.approx(np.array(carried), abs=1e-9)
+    assert any(any(state.metric("errors").account(Bet.HARM).carried()) for state in states)
+
+
+def rolled_back_when_late(lateness: Lateness, bucket: float, releases: int, by_ingest: bool = False) -> int:
+    blocks = Blocks(releases, lambda old, new: harm_increment(old, new, 0.01), bucket, 20, waits=False)
+    rule = BlockBet(blocks, by_ingest=by_ingest)
+    return int(ever_decided(lateness, {"": rule}, releases, bucket, seed=11)[""].sum())
+
+
+def test_errors_that_are_logged_early_across_a_ramp_do_not_roll_back():
+    """Bad rows arrive at once and good ones 20 minutes later; only blocks of like event times survive that."""
+    lateness = LATENESS["errors early across a ramp"]
+    assert chance_of_at_most(rolled_back_when_late(lateness, BUCKET, 400), 400, ALPHA) < 0.05
+    assert rolled_back_when_late(lateness, BUCKET, 100, by_ingest=True) > 25
+
+
+def test_weights_that_swing_within_a_step_do_not_roll_back_either():
+    lateness = Lateness(0.01, 0.01, (0.05, 0.25, 0.5), 240, EARLY, swing_slots=80)
+    assert chance_of_at_most(rolled_back_when_late(lateness, BUCKET, 400), 400, ALPHA) < 0.05
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["with the watermark", "without it"])
+def test_a_challenger_whose_errors_are_logged_late_does_not_advance_before_they_are(waits):
+    lateness, releases = Lateness(0.01, 0.02, (0.05,), 400, ((0, 0), (0, 40))), 400
+    blocks = Blocks(releases, lambda old, new: noninferiority_increment(old, new, 0.01, 0.01), BUCKET, 20, waits)
+    advanced = ever_decided(lateness, {"": BlockBet(blocks, trails=41 * 30)}, releases, BUCKET, seed=7)[""].sum()
+    if waits:
+        assert chance_of_at_most(int(advanced), releases, ALPHA) < 0.05
     else:
-        assert chance_of_at_most(rolled_back, releases, ALPHA) < 0.05
+        assert advanced > 0.25 * releases
+
+
+def test_intervals_and_floors_are_those_of_the_textbooks():
+    assert wilson(0, 100) == pytest.approx((0.0, 0.0370), abs=1e-4)
+    assert wilson(50, 1000) == pytest.approx((0.0381, 0.0653), abs=1e-4)
+    assert median_interval(np.arange(1.0, 101.0)) == (41.0, 61.0)
+    assert wald_floor([0.95, 0.05], [0.99, 0.01]) == pytest.approx(72.55, abs=0.01)
+    assert wald_floor([0.99, 0.01], [0.97, 0.03]) == pytest.approx(324.9, abs=0.1)
+
+
+def test_the_benchmark_runs_a_cell_and_ends_with_0(tmp_path):
+    written = tmp_path / "gate.json"
+    command = [sys.executable, "-m", "benchmarks.gate", "--cell", "judge", "--releases", "50", "--json", str(written)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(written.read_text())["figures"]
+    assert [figure["met"] for figure in figures] == [True, True]
+    assert figures[0]["low"] <= figures[0]["value"] <= figures[0]["high"] <= 35

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from release_pipeline.gate.decision import decide, decide_first_release
-from release_pipeline.gate.evidence import Baseline, EvidenceState, fold
-from release_pipeline.gate.verdict import Action, GoReason, HoldReason, MetricState
-from release_pipeline.spec import GatePart, Metric, RampPart, ReleaseSpec
+from release_pipeline.gate.evidence import EvidenceState, fold
+from release_pipeline.gate.observations import Baseline
+from release_pipeline.gate.verdict import Action, Frozen, GoReason, HoldReason, MetricState
+from release_pipeline.spec import RampPart, ReleaseSpec
+from release_pipeline.spec_gate import GatePart, Metric
+from tests.gate.conftest import every
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-the-gate-decides.md"
 ERRORS = Metric(name="errors", kind="errors")
@@ -28,14 +31,17 @@ def state_of(observe):
 
     def make(spec: ReleaseSpec, step: int = 0, **metrics) -> EvidenceState:
         rows = [observe(*arms, metric=name, step=step, bucket=1200.0) for name, arms in metrics.items()]
-        return fold(rows, (), spec.gate, bucket_seconds=300)
+        return fold(rows, (), spec.gate, buckets=every(spec.gate))
 
     return make
 
 
+FROZEN = Frozen("ml.agents.questions_payload", newest=2000.0, requests=7)
 HEALTH = [
-    ({"table_missing": True}, HoldReason.TABLE_MISSING, "does not exist"),
-    ({"table_frozen": True}, HoldReason.TABLE_FROZEN, "older than the endpoint's last request"),
+    ({"missing_tables": ("ml.agents.questions_payload",)}, HoldReason.TABLE_MISSING, "does not exist"),
+    ({"missing_tables": ("ml.agents.truth",)}, HoldReason.TABLE_MISSING, "take its metric out of the gate"),
+    ({"unreadable": "it has no column status_code."}, HoldReason.TABLE_UNREADABLE, "no column status_code"),
+    ({"frozen": FROZEN}, HoldReason.TABLE_FROZEN, "50 min old, and the endpoint has answered 7 requests since"),
     ({"update_in_progress": True}, HoldReason.UPDATE_IN_PROGRESS, "being updated"),
     ({"unmapped_rows": 3}, HoldReason.MAPPING_UNKNOWN, "3 rows"),
     ({"lag_seconds": 7_260.0}, HoldReason.LAGGING, "121 min behind"),
@@ -116,7 +122,7 @@ def test_a_step_lasts_its_shortest_time_and_is_complete_beyond_its_start(make_sp
     assert "1 s of its shortest time of 600 s" in early.sentence
     assert decide(state, make_signals(now=1600.0), spec, 0).action is Action.ADVANCE
     # Rows dated before the step began, as a wrong clock would date them.
-    behind = fold([observe(*GOOD, bucket=600.0, watermark=1000.0)], (), spec.gate, bucket_seconds=300)
+    behind = fold([observe(*GOOD, bucket=600.0, watermark=1000.0)], (), spec.gate, buckets=every(spec.gate))
     held = decide(behind, make_signals(now=1600.0), spec, 0)
     assert (held.action, held.reason) == (Action.HOLD, HoldReason.NOT_ENOUGH)
     assert "complete only up to a time before the start" in held.sentence
@@ -124,7 +130,7 @@ def test_a_step_lasts_its_shortest_time_and_is_complete_beyond_its_start(make_sp
 
 def test_rows_beyond_the_watermark_do_not_advance(make_spec, make_signals, observe):
     spec = make_spec()
-    state = fold([observe(*GOOD, bucket=1200.0, watermark=1499.0)], (), spec.gate, bucket_seconds=300)
+    state = fold([observe(*GOOD, bucket=1200.0, watermark=1499.0)], (), spec.gate, buckets=every(spec.gate))
     verdict = decide(state, make_signals(), spec, 0)
     assert (verdict.action, verdict.reason) == (Action.HOLD, HoldReason.NOT_ENOUGH)
     assert "1000 wait for more champion rows or for late ones" in verdict.sentence
@@ -170,14 +176,14 @@ def test_without_required_metrics_time_decides_and_the_sentence_says_so(make_spe
     slow=st.tuples(st.integers(0, 900), st.integers(0, 200)),
 )
 def test_a_muted_metric_never_changes_the_verdict(errors, slow, make_spec, make_signals, observe):
-    muted = SLOW.model_copy(update={"guard": False, "required": False})
+    muted = SLOW.model_copy(update={"muted": True})
     with_it, alone = make_spec(ERRORS, muted), make_spec(ERRORS)
     rows = [
         observe((3_800, errors[0]), (200, errors[1])),
         observe((3_800, slow[0]), (200, slow[1]), metric="slow"),
     ]
-    one = decide(fold(rows, (), with_it.gate, bucket_seconds=300), make_signals(), with_it, 0)
-    two = decide(fold(rows, (), alone.gate, bucket_seconds=300), make_signals(), alone, 0)
+    one = decide(fold(rows, (), with_it.gate, buckets=every(with_it.gate)), make_signals(), with_it, 0)
+    two = decide(fold(rows, (), alone.gate, buckets=every(alone.gate)), make_signals(), alone, 0)
     assert (one.action, one.reason, one.sentence) == (two.action, two.reason, two.sentence)
     assert one.metrics[0] == two.metrics[0]
 
@@ -223,7 +229,7 @@ def test_a_first_release_without_bounds_is_promoted_and_says_that_nothing_was_pr
 def test_a_first_release_is_held_by_faults_and_by_its_deadline(make_spec, make_signals, state_of):
     spec = make_spec(BOUNDED, ramp={"deadline_hours": 1.0})
     good, thin = (state_of(spec, errors=((0, 0), rows)) for rows in ((600, 4), (30, 1)))
-    assert decide_first_release(good, make_signals(table_frozen=True, **FIRST), spec).reason == HoldReason.TABLE_FROZEN
+    assert decide_first_release(good, make_signals(frozen=FROZEN, **FIRST), spec).reason == HoldReason.TABLE_FROZEN
     assert decide_first_release(thin, make_signals(now=9e5, **FIRST), spec).reason == HoldReason.INCONCLUSIVE
 
 
@@ -235,7 +241,7 @@ def test_every_hold_reason_and_every_go_reason_is_explained_in_the_documentation
 def test_the_documentations_sentence_is_what_the_gate_says(make_spec, make_signals, observe):
     spec = make_spec()
     rows = [observe((4750, 48), (250, 3), bucket=1200.0)]
-    state = fold(rows, [Baseline.freeze(ERRORS, 9_999, 99)], spec.gate, bucket_seconds=300)
+    state = fold(rows, [Baseline.freeze(ERRORS, 9_999, 99)], spec.gate, buckets=every(spec.gate))
     assert f"> {decide(state, make_signals(), spec, 0).sentence}\n" in DOCS.read_text()
 
 

@@ -17,15 +17,14 @@ from release_pipeline.gate.betting import (
 )
 from release_pipeline.gate.evidence import (
     GIVE_UP_AFTER_BUCKETS,
-    Baseline,
     Bet,
     EvidenceState,
-    Observation,
-    bucket_seconds_for,
     fold,
 )
+from release_pipeline.gate.observations import Baseline, Observation, Series, bucket_seconds_for
 from release_pipeline.gate.state_json import state_from_dict, state_to_dict
-from release_pipeline.spec import GatePart, Metric
+from release_pipeline.spec_gate import GatePart, Metric
+from tests.gate.conftest import every
 
 ERRORS = Metric(name="errors", kind="errors", margin=(0.03, 0.02, 0.01))
 SLOW = Metric(name="slow", kind="slow", margin=0.05, bound=0.2)
@@ -37,7 +36,7 @@ unhurried = settings(deadline=None, max_examples=60)
 
 
 def start(gate: GatePart = GATE) -> EvidenceState:
-    return EvidenceState.start(BASELINES, gate, bucket_seconds=300)
+    return EvidenceState.start(BASELINES, gate, buckets=every(gate))
 
 
 @st.composite
@@ -158,10 +157,10 @@ def test_blocks_that_cannot_fill_are_given_up_so_that_the_state_stays_small(obse
 def test_the_order_of_rows_does_not_matter(rows, random):
     shuffled = list(rows)
     random.shuffle(shuffled)
-    state = fold(shuffled, BASELINES, GATE, bucket_seconds=300)
-    assert state == fold(rows, BASELINES, GATE, bucket_seconds=300)
+    state = fold(shuffled, BASELINES, GATE, buckets=every(GATE))
+    assert state == fold(rows, BASELINES, GATE, buckets=every(GATE))
     assert json.dumps(state_to_dict(state), sort_keys=True) == json.dumps(
-        state_to_dict(fold(rows, BASELINES, GATE, bucket_seconds=300)), sort_keys=True
+        state_to_dict(fold(rows, BASELINES, GATE, buckets=every(GATE))), sort_keys=True
     )
 
 
@@ -174,20 +173,21 @@ def test_stored_and_restored_after_every_ingest_it_is_the_same_bit_for_bit(rows)
         restored = state_from_dict(json.loads(json.dumps(state_to_dict(state), allow_nan=False)), GATE)
         assert restored == state
         state = restored
-    assert state == fold(rows, BASELINES, GATE, bucket_seconds=300)
+    assert state == fold(rows, BASELINES, GATE, buckets=every(GATE))
 
 
 @unhurried
 @given(releases())
 def test_no_row_is_lost_or_counted_twice(rows):
-    state = fold(rows, BASELINES, GATE, bucket_seconds=300)
+    state = fold(rows, BASELINES, GATE, buckets=every(GATE))
     for name in ("errors", "slow"):
         evidence = state.metric(name)
         seen = sum(sum(row.champion) for row in rows if row.metric == name)
         assert evidence.total().champion_n == seen
         for bet in (Bet.HARM, Bet.NONINFERIORITY):
             account = evidence.account(bet)
-            parts = [*account.folded.values(), *account.open.values()]
+            waiting = [block.arms for block in account.open.values()]
+            parts = [*account.folded.values(), *account.given_up.values(), *waiting]
             assert sum(arms.champion_n for arms in parts) == seen
 
 
@@ -198,10 +198,10 @@ def test_which_blocks_close_does_not_depend_on_outcomes(rows, bad):
         return tuple(sum(counts) if bin_ == bad else 0 for bin_ in range(2))
 
     other = [replace(row, champion=recoloured(row.champion), challenger=recoloured(row.challenger)) for row in rows]
-    one, two = (fold(some, BASELINES, GATE, bucket_seconds=300) for some in (rows, other))
-    for name in one.metrics:
-        for bet, account in one.metric(name).accounts.items():
-            twin = two.metric(name).account(bet)
+    one, two = (fold(some, BASELINES, GATE, buckets=every(GATE)) for some in (rows, other))
+    for series in one.metrics:
+        for bet, account in one.metric(*series).accounts.items():
+            twin = two.metric(*series).account(bet)
             assert account.open.keys() == twin.open.keys()
             assert {s: a.champion_n for s, a in account.folded.items()} == {
                 s: a.champion_n for s, a in twin.folded.items()
@@ -211,10 +211,10 @@ def test_which_blocks_close_does_not_depend_on_outcomes(rows, bad):
 @unhurried
 @given(releases())
 def test_a_muted_metric_changes_nothing_for_the_others(rows):
-    muted = GatePart(metrics=(ERRORS, SLOW.model_copy(update={"guard": False, "required": False})))
+    muted = GatePart(metrics=(ERRORS, SLOW.model_copy(update={"muted": True})))
     alone = GatePart(metrics=(ERRORS,))
-    with_it = fold(rows, BASELINES, muted, bucket_seconds=300)
-    without = fold(rows, BASELINES, alone, bucket_seconds=300)
+    with_it = fold(rows, BASELINES, muted, buckets=every(muted))
+    without = fold(rows, BASELINES, alone, buckets=every(alone))
     assert with_it.metric("errors") == without.metric("errors")
 
 
@@ -236,8 +236,8 @@ def test_observations_that_cannot_be_are_refused(observe):
     good = observe((3, 1), (1, 0))
     with pytest.raises(ValueError, match="same bins"):
         replace(good, champion=(1, 2, 3))
-    with pytest.raises(ValueError, match="bucket_seconds"):
-        EvidenceState.start(BASELINES, GATE, bucket_seconds=0)
+    with pytest.raises(ValueError, match="bucket of errors is 0"):
+        EvidenceState.start(BASELINES, GATE, buckets=every(GATE, 0))
 
 
 def test_more_bins_than_two_are_folded_alike():
@@ -260,13 +260,16 @@ def test_a_baseline_without_rows_is_the_kinds_default():
     assert 0 < Baseline.freeze(ERRORS, 50, 0).level < Baseline.freeze(ERRORS, 50, 50).level < 1
     with pytest.raises(ValueError, match="from 0 to 3"):
         Baseline.freeze(ERRORS, 3, 4)
-    assert EvidenceState.start((), GATE, bucket_seconds=60).levels == {"errors": 0.01, "slow": 0.05}
+    assert EvidenceState.start((), GATE, buckets=every(GATE, 60)).levels == {
+        Series("errors"): 0.01,
+        Series("slow"): 0.05,
+    }
 
 
 def test_buckets_are_sized_by_the_champions_traffic():
     assert bucket_seconds_for(GATE, 5.0) == 300
     assert bucket_seconds_for(GATE, 0.1) == 1200
-    assert bucket_seconds_for(GATE, 0.0) == 14400
+    assert bucket_seconds_for(GATE, 0.0) == 86400
     assert bucket_seconds_for(GatePart(bucket_seconds=7), 0.0) == 7
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from release_pipeline.gate.decision import Action, decide
-from release_pipeline.gate.evidence import Baseline, EvidenceState
+from release_pipeline.gate.evidence import EvidenceState
+from release_pipeline.gate.observations import Baseline
 from release_pipeline.gate.replay import replay
 from release_pipeline.gate.state_json import state_from_dict, state_to_dict
-from release_pipeline.spec import Metric
+from release_pipeline.spec_gate import Metric
+from tests.gate.conftest import every
 
 ERRORS = Metric(name="errors", kind="errors", margin=(0.04, 0.03), bound=0.1)
 BASELINES = (Baseline.freeze(ERRORS, 5000, 50),)
@@ -20,7 +22,7 @@ TICK = 60.0
 def live(spec, observe, make_signals, challenger_rate):
     """A release as a sensor drives it: stored state in, one ingest, stored state and verdict out."""
     rng = np.random.default_rng(20)
-    stored = state_to_dict(EvidenceState.start(BASELINES, spec.gate, bucket_seconds=300))
+    stored = state_to_dict(EvidenceState.start(BASELINES, spec.gate, buckets=every(spec.gate)))
     step, starts, now, rows, looks, looked_at = 0, [0.0], 0.0, [], [], {}
     for ingest in range(120):
         now += TICK
@@ -56,7 +58,7 @@ def test_replay_gives_the_same_states_and_verdicts_bit_for_bit(rate, end, make_s
     rows, looks, starts, looked_at = live(spec, observe, make_signals, rate)
     assert looks[-1][2].action is end
     random.Random(3).shuffle(rows)
-    again = replay(rows, BASELINES, spec, bucket_seconds=300, step_starts=starts, looked_at=looked_at)
+    again = replay(rows, BASELINES, spec, buckets=every(spec.gate), step_starts=starts, looked_at=looked_at)
     assert [(look.ingest, state_to_dict(look.state), look.verdict) for look in again] == looks
 
 
@@ -66,7 +68,12 @@ def test_a_first_release_is_replayed_without_steps(make_spec, observe):
         observe((0, 0), (20, 0), ingest=i, bucket=300.0 * i, watermark=300.0 * (i + 1)) for i in range(6)
     ]  # fmt: skip
     looks = replay(
-        rows, BASELINES, spec, bucket_seconds=300, step_starts=(), looked_at={i: 300.0 * (i + 1) for i in range(6)}
+        rows,
+        BASELINES,
+        spec,
+        buckets=every(spec.gate),
+        step_starts=(),
+        looked_at={i: 300.0 * (i + 1) for i in range(6)},
     )
     assert looks[0].verdict.action is Action.HOLD
     assert looks[-1].verdict.action is Action.PROMOTE
@@ -76,6 +83,6 @@ def test_times_that_are_missing_are_named(make_spec, observe):
     spec = make_spec(ERRORS)
     row = [observe((30, 0), (2, 0), ingest=7)]
     with pytest.raises(ValueError, match="ingest 7 has no time"):
-        replay(row, BASELINES, spec, bucket_seconds=300, step_starts=(0.0,), looked_at={})
+        replay(row, BASELINES, spec, buckets=every(spec.gate), step_starts=(0.0,), looked_at={})
     with pytest.raises(ValueError, match="before the first step"):
-        replay(row, BASELINES, spec, bucket_seconds=300, step_starts=(10.0,), looked_at={7: 9.0})
+        replay(row, BASELINES, spec, buckets=every(spec.gate), step_starts=(10.0,), looked_at={7: 9.0})

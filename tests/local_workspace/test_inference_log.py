@@ -17,7 +17,6 @@ from release_pipeline.local_workspace.serving.endpoint import Endpoint
 from release_pipeline.local_workspace.serving.inference_log import InferenceLog, TableLog
 from release_pipeline.local_workspace.serving.metrics import RequestCounters
 from release_pipeline.local_workspace.serving.router import Exchange
-from release_pipeline.local_workspace.serving.supervisor import ScoringProcess
 from release_pipeline.local_workspace.settings import Faults, Settings
 from release_pipeline.local_workspace.sql.engine import SqlEngine
 from release_pipeline.local_workspace.state.endpoints import EndpointRecord
@@ -100,6 +99,21 @@ def test_rows_wait_for_the_lag(tmp_path: Path, engine: SqlEngine) -> None:
     log.close()
 
 
+def test_a_frozen_table_keeps_rows_waiting(tmp_path: Path, engine: SqlEngine) -> None:
+    faults = Faults(freeze_inference_tables=True, duplicate_fraction=1.0)
+    log = TableLog(tmp_path / "log", TABLE, engine, faults)
+    log.append(row("a"))
+    assert (log.flush(NOW), log.pending, ids(engine)) == (0, True, [])
+    faults.change({"freeze_inference_tables": False})
+    assert log.flush(NOW) == 1
+    faults.change({"freeze_inference_tables": True})
+    assert (log.flush(NOW), ids(engine)) == (0, ["a"])
+    faults.change({"freeze_inference_tables": False})
+    log.flush(NOW)
+    assert ids(engine) == ["a", "a"]
+    log.close()
+
+
 def test_rows_that_come_twice_come_in_a_later_commit(tmp_path: Path, engine: SqlEngine) -> None:
     log = open_log(tmp_path, engine, duplicate_fraction=0.5)
     names = [f"{number:03d}" for number in range(100)]
@@ -154,14 +168,13 @@ def test_statuses_that_are_not_logged(tmp_path: Path, engine: SqlEngine) -> None
     endpoint = Endpoint(EndpointRecord("e", "me", 0, 0))
     endpoint.counters["a"] = RequestCounters()
     endpoint.log = open_log(tmp_path, engine)
-    process = ScoringProcess(settings, "e", served, tmp_path)
     for status in (200, 400):
-        Exchange(endpoint, process, settings, b"{}", "application/json", str(status), NOW, 0.0).finish(status, b"{}")
+        Exchange(endpoint, served, settings, b"{}", "application/json", str(status), NOW, 0.0).finish(status, b"{}")
     endpoint.log.flush(time.time())
     endpoint.log.close()
     assert ids(engine) == ["200"]
     # The counters know better than the table: that is how a gate finds the gap.
-    assert (endpoint.counters["a"].requests, endpoint.counters["a"].client_errors) == (2, 1)
+    assert (endpoint.counters["a"].total.requests, endpoint.counters["a"].total.client_errors) == (2, 1)
 
 
 def rows_of(client: WorkspaceClient, table: str, number: int) -> list[dict[str, Any]]:

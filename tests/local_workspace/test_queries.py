@@ -58,7 +58,10 @@ def test_every_answer_names_its_entity_and_its_request(workspace: RunningWorkspa
 
 def test_platform_fields_do_not_reach_the_model(workspace: RunningWorkspace, shared_endpoint: Shared) -> None:
     body = say("hello", client_request_id="c-1", databricks_options={"return_trace": True})
-    assert said(ask(workspace, shared_endpoint(AGENT), body).json()) == "echo: hello"
+    answer = ask(workspace, shared_endpoint(AGENT), body)
+    assert said(answer.json()) == "echo: hello"
+    # Who asks for the trace is told the request's id, which feedback needs.
+    assert answer.json()["databricks_output"] == {"databricks_request_id": answer.headers["x-request-id"]}
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_schemas_are_created_listed_and_dropped(engine: SqlEngine) -> None:
 def test_describe_table_shows_databricks_types(engine: SqlEngine) -> None:
     engine.execute("CREATE TABLE t (id BIGINT, tags MAP<STRING, ARRAY<INT>>)")
     engine.execute("ALTER TABLE t ADD COLUMNS (note STRING)")
-    described = [["id", "bigint", None], ["tags", "map<string, array<int>>", None], ["note", "string", None]]
+    described = [["id", "bigint", None], ["tags", "map<string,array<int>>", None], ["note", "string", None]]
     assert rows(engine, "DESCRIBE TABLE t") == rows(engine, "desc extended main.default.t") == described
     assert rows(engine, "SHOW COLUMNS IN t") == [["id"], ["tags"], ["note"]]
 

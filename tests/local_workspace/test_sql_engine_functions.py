@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from release_pipeline.local_workspace.sql.engine import SqlEngine
+from release_pipeline.local_workspace.sql.failures import SqlFailure
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,9 @@ JSON = [
     ("get_json_object('data: not json', '$.a')", None),
     ("get_json_object(NULL, '$.a')", None),
     ("get_json_object('{\"a\":\"x\"}', '$.a') = 'x'", "true"),
+    ("get_json_object('[1,2]', '$[1]')", "2"),
+    ("get_json_object('[1,2]', '$[-1]')", None),  # Spark does not count from the end
+    ("get_json_object('{\"a b\":1}', '$[\\'a b\\']')", "1"),
     ('(SELECT j:a.b FROM (SELECT \'{"a":{"b":"x"}}\' AS j))', "x"),
     ("(SELECT j:a[0]::int + 1 FROM (SELECT '{\"a\":[4]}' AS j))", "5"),
     ("to_json(named_struct('a', 1))", '{"a":1}'),
@@ -77,8 +81,13 @@ TEXT = [
     ("instr('abc', 'c')", "3"),
     ("startswith('abc', 'a') AND endswith('abc', 'c') AND contains('abc', 'b')", "true"),
     ("'ABC' ILIKE '%b%'", "true"),
+    ("'a_c' LIKE 'a\\\\_c' AND NOT 'abc' LIKE 'a\\\\_c'", "true"),
+    ("'A%C' ILIKE 'a\\\\%c' OR false", "true"),
+    ("'abc' LIKE 'a_c'", "true"),
     ("sha2('a', 256)", "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"),
     ("split('a,b', ',')[1]", "b"),
+    ("md5('abc')", "900150983cd24fb0d6963f7d28e17f72"),
+    ("conv(substr(md5('abc'), 1, 8), 16, 10)", "2416005272"),  # 0x90015098
 ]
 GENERAL = [
     ("try_cast('x' AS INT)", None),
@@ -86,6 +95,21 @@ GENERAL = [
     ("1 / 2", "0.5"),
     ("7 DIV 2", "3"),
     ("pmod(-1, 3)", "2"),
+    ("CAST(2.7 AS INT)", "2"),
+    ("CAST(-2.7 AS BIGINT)", "-2"),
+    ("CAST(1999 / 1000 AS BIGINT)", "1"),
+    ("CAST('12' AS INT) + CAST(true AS INT)", "13"),
+    ("CAST(x AS INT) FROM (SELECT CAST(2.9 AS DOUBLE) AS x)", "2"),
+    ("CAST(x AS BIGINT) FROM (SELECT CAST(2.9 AS DECIMAL(4, 1)) AS x)", "2"),
+    ("CAST(x AS INT) FROM (SELECT ' 12 ' AS x)", "12"),
+    ("CAST(CAST(CAST(CAST(CAST(CAST(7.9 AS INT) AS INT) AS INT) AS INT) AS INT) AS INT)", "7"),
+    ("try_cast('2.7' AS INT)", None),
+    ("try_cast(2.7 AS INT)", "2"),
+    ("try_cast('300' AS TINYINT)", None),
+    ("floor(CAST(-2.5 AS DOUBLE))", "-3"),
+    ("ceil(CAST(2.1 AS DOUBLE))", "3"),
+    ("isnan(CAST('NaN' AS DOUBLE))", "true"),
+    ("least(2, NULL, 1)", "1"),
     ("try_divide(1, 0)", None),
     ("if(1 > 2, 'a', 'b')", "b"),
     ("nvl(NULL, 'x')", "x"),
@@ -95,6 +119,11 @@ GENERAL = [
     ("array(1, 2)[0]", "1"),
     ("element_at(array(1, 2), 1)", "1"),
     ("map('a', 1)['a']", "1"),
+    ("map('a', 1)['b']", None),
+    ("element_at(map('a', 1), 'a')", "1"),
+    ("size(map('a', 1, 'b', 2))", "2"),
+    ("array_size(array(1, 2))", "2"),
+    ("cardinality(map())", "0"),
     ("array_contains(array('a', 'b'), 'b')", "true"),
     ("transform(array(1, 2), x -> x + 1)", "[2,3]"),
     ("filter(array(1, 2), x -> x > 1)", "[2]"),
@@ -119,6 +148,11 @@ AGGREGATES = [
 @pytest.mark.parametrize(("expression", "expected"), TIMES + JSON + TEXT + GENERAL)
 def test_expressions(engine: SqlEngine, expression: str, expected: str | None) -> None:
     assert engine.execute(f"SELECT {expression}").rows == [[expected]]
+
+
+def test_a_text_with_a_fraction_is_no_whole_number(engine: SqlEngine) -> None:
+    with pytest.raises(SqlFailure, match="CAST_INVALID_INPUT"):
+        engine.execute("SELECT CAST('2.7' AS INT)")
 
 
 @pytest.mark.parametrize(("expression", "expected"), AGGREGATES)

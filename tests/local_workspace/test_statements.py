@@ -113,6 +113,17 @@ def test_large_results_come_in_chunks_that_join_up(client: WorkspaceClient) -> N
         client.statement_execution.get_statement_result_chunk_n(response.statement_id or "", 99)
 
 
+def test_a_chunk_links_to_the_next_one(client: WorkspaceClient) -> None:
+    response = run(client, "SELECT range AS n, repeat('x', 100) AS pad FROM range(12001) ORDER BY n")
+    assert response.result is not None
+    link = response.result.next_chunk_internal_link
+    assert link is not None
+    followed = client.api_client.do("GET", link)
+    assert isinstance(followed, dict)
+    assert followed["chunk_index"] == response.result.next_chunk_index
+    assert followed["data_array"][0][0] == str(len(data(response)))
+
+
 def test_without_waiting_the_first_answer_is_pending(client: WorkspaceClient) -> None:
     response = run(client, "SELECT 1", wait="0s")
     assert state(response) == StatementState.PENDING

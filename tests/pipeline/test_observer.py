@@ -3,18 +3,20 @@
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from release_pipeline.gate.evidence import Baseline, Bet, EvidenceState, Observation
+from release_pipeline.gate.evidence import Bet, EvidenceState
 from release_pipeline.gate.replay import replay
 from release_pipeline.gate.verdict import Action, HoldReason
-from release_pipeline.rollout.observer import Observed, bucket_seconds, fold_rows
+from release_pipeline.rollout.evidence_fold import observation, so_far
+from release_pipeline.rollout.observer import Observed
 from release_pipeline.spec import ReleaseSpec, parse_spec
 from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
-from release_pipeline.workspace.evidence_table import EvidenceRow, digest
+from release_pipeline.workspace.evidence_table import SNAPSHOT_EVERY, EvidenceRow
 from release_pipeline.workspace.tracer import PREFIX, send_tracer
 from tests.conftest import RunningWorkspace
 from tests.pipeline.conftest import MODELS, Model, attributes, eventually, next_tick, together
@@ -67,18 +69,9 @@ def ask_and_look(model: Model, release: str, count: int = CHUNK) -> Observed:
     return look(model, release)
 
 
-def observation(row: EvidenceRow) -> Observation:
-    return Observation(
-        ingest=row.ingest,
-        step=row.step,
-        bucket_start=row.bucket_start,
-        metric=row.metric,
-        champion=row.champion,
-        challenger=row.challenger,
-        from_version=row.from_version,
-        to_version=row.to_version,
-        watermark=row.watermark,
-    )
+def stored(model: Model, release: str) -> list[EvidenceRow]:
+    """All evidence of a release."""
+    return model.parts().observer.evidence.read(release)
 
 
 def running_capitals(state: EvidenceState, row: EvidenceRow) -> dict[str, list[str]]:
@@ -93,13 +86,12 @@ def running_capitals(state: EvidenceState, row: EvidenceRow) -> dict[str, list[s
 def comes_out_again(rows: Sequence[EvidenceRow], live: Sequence[Observed], spec: ReleaseSpec) -> None:
     """The rule over the stored rows gives the state, the stored log-capitals and the verdict of every live look."""
     blocks = [row for row in rows if row.kind == "block"]
-    (errors,) = spec.gate.metrics
-    baselines = [Baseline.freeze(errors, sum(row.champion), row.champion[1]) for row in rows if row.kind == "baseline"]
+    frozen = so_far([row for row in rows if row.ingest == 0], spec.gate)
     looks = replay(
         map(observation, blocks),
-        baselines,
+        frozen.baselines,
         spec,
-        bucket_seconds=bucket_seconds(rows),
+        buckets=frozen.state.buckets,
         step_starts=[step.started_at.timestamp() for step in live[-1].release.steps],
         looked_at={row.ingest: row.at.timestamp() for row in rows if row.kind == "ingest" and row.ingest},
     )
@@ -127,8 +119,8 @@ def test_traffic_becomes_evidence_and_a_verdict_that_the_stored_rows_give_again(
     assert n + challenger_n == CHUNK * len(looks), "tracers and requests before the step are no evidence"
     assert (bad, challenger_bad) == (0, challenger_n if config == "raising" else 0)
     assert [observed.ingests for observed in looks] == list(range(1, len(looks) + 1))
-    rows = model.parts().observer.evidence.read(release)
-    assert digest(rows) == last.evidence_digest
+    rows = stored(model, release)
+    assert so_far(rows, model.spec.gate).digest == last.evidence_digest
     comes_out_again(rows, looks, model.spec)
     idle = look(model, release, ingest=False)
     assert (idle.evidence, idle.evidence_digest, idle.verdict) == (last.evidence, last.evidence_digest, last.verdict)
@@ -150,9 +142,9 @@ def test_a_release_goes_on_from_stored_evidence_at_its_next_step(ramping: tuple[
 def test_without_new_rows_nothing_is_written(ramping: tuple[Model, str]) -> None:
     model, release = ramping
     ask_and_look(model, release)
-    before = model.parts().observer.evidence.read(release)
-    again = look(model, release)
-    assert list(again.rows) == before
+    before = stored(model, release)
+    look(model, release)
+    assert stored(model, release) == before
 
 
 def test_rows_of_an_unknown_entity_hold_the_release_and_are_counted_once_a_tracer_came(model: Model) -> None:
@@ -167,7 +159,9 @@ def test_rows_of_an_unknown_entity_hold_the_release_and_are_counted_once_a_trace
     held = ask_and_look(model, release)
     assert held.verdict.reason == HoldReason.MAPPING_UNKNOWN
     assert held.verdict.action is Action.HOLD
-    assert [row for row in held.rows if row.kind == "block"] == [], "what is not understood is not stored in part"
+    assert [row for row in stored(model, release) if row.kind == "block"] == [], (
+        "what is not understood is not stored in part"
+    )
     assert counts(held)[2:] == (0, 0)
     endpoint = parts.endpoint.read()
     assert endpoint is not None
@@ -196,6 +190,23 @@ def test_tracers_and_refused_requests_are_no_evidence(ramping: tuple[Model, str]
     assert seen.verdict.reason == HoldReason.NO_DATA
 
 
+def test_rows_of_no_entity_are_counted_outside_and_never_judged(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    first = ask_and_look(model, release)
+    # The gateway answered these itself, so no version is to blame; nobody can say which one they belong to.
+    model.parts().workspace.warehouse.execute(
+        f"INSERT INTO {model.spec.payload_table} (databricks_request_id, request_time, status_code) "
+        "SELECT uuid(), current_timestamp(), 500 FROM range(40)"
+    )
+    seen = look(model, release)
+    assert seen.ingests == first.ingests + 1
+    assert counts(seen) == counts(first)
+    assert seen.verdict.reason != HoldReason.MAPPING_UNKNOWN
+    assert seen.verdict.action is not Action.ROLL_BACK
+    outside = [row.detail["outside"] for row in stored(model, release) if row.kind == "ingest" and row.ingest]
+    assert outside == [*[0] * (len(outside) - 1), 40]
+
+
 def test_a_table_that_is_gone_holds_the_release(model: Model) -> None:
     model.deploy(release := model.release(), model.register("first"))
     model.parts().workspace.warehouse.execute(f"DROP TABLE {model.spec.payload_table}")
@@ -217,8 +228,8 @@ def test_two_observers_at_once_do_not_count_twice(ramping: tuple[Model, str]) ->
         now = look(model, release)
         n, _, challenger_n, _ = counts(now)
         assert n + challenger_n == asked
-        rows = model.parts().observer.evidence.read(release)
-        assert fold_rows(rows, model.spec) == now.evidence
+        rows = stored(model, release)
+        assert so_far(rows, model.spec.gate).state == now.evidence
         assert [row.ingest for row in rows if row.kind == "ingest"] == list(range(now.ingests + 1))
         reads = sorted((row.from_version, row.to_version) for row in rows if row.kind == "ingest" and row.ingest)
         for earlier, later in itertools.pairwise(reads):
@@ -276,3 +287,27 @@ def test_evidence_holds_counts_and_no_text_of_any_request(ramping: tuple[Model, 
 def test_a_tick_has_nothing_to_finish_where_nothing_is_open(ramping: tuple[Model, str]) -> None:
     model, release = ramping
     assert not next_tick(model, release)
+
+
+def test_a_long_release_is_read_from_its_snapshot_and_comes_out_the_same(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    for _ in range(SNAPSHOT_EVERY + 2):
+        seen = ask_and_look(model, release, 2)
+    table = model.parts().observer.evidence
+    whole, newest = table.read(release), table.read_newest(release)
+    assert {row.ingest for row in newest} == {0, SNAPSHOT_EVERY, SNAPSHOT_EVERY + 1, SNAPSHOT_EVERY + 2}
+    assert len({row.ingest for row in whole}) == SNAPSHOT_EVERY + 3
+    assert so_far(newest, model.spec.gate) == so_far(whole, model.spec.gate)
+    assert so_far(newest, model.spec.gate).state == seen.evidence
+
+
+def test_an_edit_of_the_gate_counts_from_the_next_release(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    before = ask_and_look(model, release)
+    observer = model.parts().observer
+    gate = observer.spec.gate.model_copy(update={"alpha": 0.4, "min_champion_rows": 1})
+    edited = replace(observer, spec=observer.spec.model_copy(update={"gate": gate}))
+    after = edited.look(release)
+    assert after is not None
+    assert after.evidence == before.evidence
+    assert after.verdict == before.verdict

@@ -1,9 +1,14 @@
-"""Releases that meet a failing example, a hand-made change, a lost endpoint, late evidence, or a faster run."""
+"""Releases that meet a failing example, a dying challenger, a changed or lost endpoint, late evidence, a faster run."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from mlflow import MlflowClient
 
 from release_pipeline.assets.canary_traffic import take_step
 from release_pipeline.assets.deployed_endpoint import prove_challenger
@@ -13,6 +18,8 @@ from release_pipeline.gate.verdict import Action, HoldReason
 from release_pipeline.rollout.ledger import Entry
 from release_pipeline.rollout.state import Stage
 from release_pipeline.rollout.verified_write import VerifiedWrite
+from release_pipeline.workspace.endpoint import Endpoint, ServedEntity
+from tests.pipeline.checkpoint import World
 from tests.pipeline.conftest import Model, eventually
 
 BY_TIME = {"bucket_seconds": 1, "metrics": [{"name": "errors", "kind": "errors", "margin": 0.3, "required": False}]}
@@ -58,6 +65,71 @@ def test_a_challenger_that_fails_its_example_is_rolled_back_before_it_has_traffi
     assert found is not None
     assert found.tags["release_pipeline.status"] == "rejected"
     assert "does not answer its example request" in found.tags["release_pipeline.reason"]
+
+
+def kill_for_good(model: Model, entity: str, alive: Path) -> None:
+    """End the scoring process of an entity, which cannot load its model again."""
+    alive.unlink()
+    # Without the SDK, which would ask again and again.
+    answer = requests.post(
+        model.parts().endpoint.query_url.replace("/invocations", f"/served-models/{entity}/invocations"),
+        json={"input": [{"role": "user", "content": "a question"}]},
+        headers={"Authorization": f"Bearer {os.environ['DATABRICKS_TOKEN']}"},
+        timeout=60,
+    )
+    assert answer.status_code == 503
+
+    def recovering() -> bool:
+        now = model.parts().endpoint.read()
+        assert now is not None
+        return "DEPLOYMENT_RECOVERING" in [served.state for served in now.entities if served.name == entity]
+
+    eventually(recovering)
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["it is left running", "every update starts it anew"])
+def test_a_challenger_whose_process_keeps_dying_is_rolled_back_and_taken_off(
+    anew: bool, make_model: Callable[..., Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (alive := tmp_path / "alive").touch()
+    model = make_model(endpoint={"environment": {"ALIVE_FILE": str(alive)}})
+    champion = model.champion()
+    model.deploy(release := model.release(), version := model.register("dying"))
+    state = model.step(release)
+    kill_for_good(model, state.entities["challenger"], alive)
+    if anew:
+        update = Endpoint.update
+
+        def start_anew(self: Endpoint, entities: tuple[ServedEntity, ...], routes: Mapping[str, int]) -> None:
+            """As a service would that goes on with no process: an entity with another environment is a new one."""
+            changed = {"environment_vars": {"ALIVE_FILE": str(alive), "STARTED": "anew"}}
+            dying = [entity.version == version for entity in entities]
+            update(
+                self,
+                tuple(
+                    replace(entity, settings={**entity.settings, **changed}) if dies else entity
+                    for entity, dies in zip(entities, dying, strict=True)
+                ),
+                routes,
+            )
+
+        monkeypatch.setattr(Endpoint, "update", start_anew)
+    state = model.parts().rollout.roll_back(release, reason="by the test")
+    assert (state.stage, state.open_intent) == (Stage.ROLLED_BACK, None)
+    went_on = [line for line in model.said if line.endswith("Going on without the challenger.")]
+    assert len(went_on) == anew, "the update that still names the challenger fails only where it has to start it"
+    now = World.of(model)
+    assert (now.shares, now.versions, now.alias, now.challenger_alias) == ({champion: 100}, {champion}, champion, None)
+    assert now.endpoint is not None
+    assert (now.endpoint.ready, now.endpoint.update_failed, now.endpoint.routes) == (
+        True,
+        False,
+        {state.entities["champion"]: 100},
+    )
+    found = model.parts().registry.get(version)
+    assert found is not None
+    assert found.tags["release_pipeline.status"] == "rejected"
+    assert set(model.ask(10)) == {200}
 
 
 def test_an_endpoint_that_somebody_changed_holds_the_next_step_but_not_the_rollback(
@@ -128,3 +200,12 @@ def test_a_slow_promotion_writes_nothing_after_a_rollback_that_overtook_it(
     assert (state.stage, state.open_intent) == (Stage.ROLLED_BACK, None)
     assert routes(model) == {state.champion_version: 100}
     assert slow.registry.version_of_alias("champion") == state.champion_version
+
+
+def test_a_challenger_whose_version_was_deleted_is_rolled_back_all_the_same(deployed: tuple[Model, str]) -> None:
+    model, release = deployed
+    state = model.step(release)
+    MlflowClient().delete_model_version(model.spec.model.registered_name, state.challenger_version)
+    state = model.parts().rollout.roll_back(release, reason="by the test")
+    assert (state.stage, state.open_intent) == (Stage.ROLLED_BACK, None)
+    assert routes(model) == {state.champion_version: 100}

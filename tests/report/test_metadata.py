@@ -12,9 +12,14 @@ from release_pipeline.gate.decision import decide
 from release_pipeline.gate.verdict import Signals
 from release_pipeline.report.metadata import TIMES_LIMIT_PLOTTED, canary_metadata, promotion_metadata, trend_picture
 from release_pipeline.report.sparkline import sparkline
-from release_pipeline.rollout.observer import Observed, fold_rows
+from release_pipeline.rollout.evidence_fold import so_far
+from release_pipeline.rollout.ingest import baseline_rows
+from release_pipeline.rollout.observer import Observed
+from release_pipeline.rollout.reconciliation import Reconciliation
 from release_pipeline.rollout.state import ReleaseState, Stage, StepWindow
-from release_pipeline.spec import GatePart, Metric, ModelPart, RampPart, ReleaseSpec
+from release_pipeline.spec import ModelPart, RampPart, ReleaseSpec
+from release_pipeline.spec_gate import GatePart, Metric
+from release_pipeline.workspace.counts import Level
 from release_pipeline.workspace.evidence_table import EvidenceRow
 
 # Dagster hides markdown of this many characters behind a link.
@@ -31,49 +36,50 @@ SPEC = ReleaseSpec(
     ),
 )
 METRIC = SPEC.gate.metrics[0].name
+STATE = ReleaseState(
+    release="20261121-140301",
+    stage=Stage.RAMPING,
+    challenger_version="8",
+    champion_version="7",
+    entities={},
+    open_intent=None,
+    steps=(StepWindow(0, 25, AT, None),),
+    started_at=AT,
+    promoted_at=None,
+    last_sequence=4,
+)
 
 
 def look(*, challenger_bad: int, ingests: int) -> Observed:
     """A release at its first step after ``ingests`` reads of 120 champion and 40 challenger rows."""
-    rows = [EvidenceRow("20261121-140301", 0, "baseline", AT, metric=METRIC, champion=(990, 10))]
-    rows.append(EvidenceRow("20261121-140301", 0, "ingest", AT, detail={"bucket_seconds": 5}))
+    level = Level(METRIC, "", 1000, 10, None, 1.0)
+    rows = baseline_rows(
+        STATE, SPEC, [level], requests_per_second=1.0, cursors={"table": 0}, counters=Reconciliation(), at=AT
+    )
     for number in range(1, ingests + 1):
         block = EvidenceRow(
-            *("20261121-140301", number, "block", AT, 0, AT.timestamp() + 10 * number, METRIC),
+            *(STATE.release, number, "block", AT, 0, AT.timestamp() + 10 * number, METRIC),
             champion=(119, 1),
             challenger=(40 - challenger_bad, challenger_bad),
             watermark=AT.timestamp() + 10 * number + 5,
         )
-        accounts = fold_rows([*rows, block], SPEC).metric(METRIC).accounts
-        capitals = {bet.value: list(account.at(0)) for bet, account in accounts.items()}
-        rows += [replace(block, log_capitals=capitals), EvidenceRow("20261121-140301", number, "ingest", AT)]
-    state = ReleaseState(
-        release="20261121-140301",
-        stage=Stage.RAMPING,
-        challenger_version="8",
-        champion_version="7",
-        entities={},
-        open_intent=None,
-        steps=(StepWindow(0, 25, AT, None),),
-        started_at=AT,
-        promoted_at=None,
-        last_sequence=4,
-    )
-    evidence = fold_rows(rows, SPEC)
+        rows += [block, EvidenceRow(STATE.release, number, "ingest", AT)]
+    found = so_far(rows, SPEC.gate)
     began = AT.timestamp()
     signals = Signals(
         configured_share=0.25, now=began + 10 * ingests + 60, step_started_at=began, ramp_started_at=began
     )
     return Observed(
-        release=state,
+        release=STATE,
         endpoint=None,
-        evidence=evidence,
-        rows=tuple(rows),
-        verdict=decide(evidence, signals, SPEC, 0),
+        evidence=found.state,
+        verdict=decide(found.state, signals, SPEC, 0),
         evidence_digest="413030732ef20af5",
         thresholds={},
         ingests=ingests,
         lag_seconds=0.6123,
+        signals=signals,
+        path=found.path,
     )
 
 
@@ -123,7 +129,7 @@ def test_what_a_run_did_is_shown_beside_the_evidence_it_acted_on() -> None:
 
 
 def test_a_look_before_the_first_read_has_no_numbers_that_do_not_exist() -> None:
-    observed = replace(look(challenger_bad=0, ingests=0), ingests=-1)
+    observed = replace(look(challenger_bad=0, ingests=0), ingests=0)
     metadata = canary_metadata(observed, endpoint_url=URL)
     assert metadata["verdict"] == "HOLD"
     assert f"{METRIC}_challenger" not in metadata

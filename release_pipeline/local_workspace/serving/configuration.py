@@ -183,7 +183,7 @@ def _parse_traffic(traffic: Any, entities: list[ServedEntity]) -> dict[str, int]
     for route in routes:
         name = route.get("served_entity_name") or route.get("served_model_name")
         percentage = route.get("traffic_percentage")
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise InvalidParameter(f"traffic_config has a route to {name!r}, which is not a served entity.")
         if name in result:
             raise InvalidParameter(f"traffic_config has two routes to {name!r}.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import uuid
 from bisect import bisect
 from collections.abc import Mapping
 from itertools import accumulate
@@ -9,10 +10,12 @@ from typing import Any
 
 from release_pipeline.local_workspace.errors import NotFound
 from release_pipeline.local_workspace.serving.configuration import EndpointConfig, ServedEntity
+from release_pipeline.local_workspace.serving.derived_rows import FEEDBACK
 from release_pipeline.local_workspace.serving.gateway import RateLimit
 from release_pipeline.local_workspace.serving.inference_log import TableLog
 from release_pipeline.local_workspace.serving.metrics import RequestCounters
 from release_pipeline.local_workspace.serving.supervisor import ABORTED, CREATING, FAILED, READY, ScoringProcess
+from release_pipeline.local_workspace.settings import Faults
 from release_pipeline.local_workspace.state.endpoints import UPDATE_FAILED, EndpointRecord
 
 # The service's own words; clients that wait for an endpoint look for them.
@@ -132,6 +135,19 @@ class Endpoint:
         else:
             state, message = (ABORTED if self.record.config_update == UPDATE_FAILED else CREATING), ""
         return {"deployment": state, "deployment_state_message": message}
+
+
+def feedback_entity(endpoint: Endpoint, faults: Faults) -> ServedEntity | None:
+    """The entity that takes feedback on an agent beside its versions, as `agents.deploy` used to add one.
+
+    It is there while derived tables are, unless the endpoint serves an entity of that name; no configuration lists it.
+    """
+    config = endpoint.record.config
+    if faults.derived_tables is None or config is None or config.entity(FEEDBACK) is not None:
+        return None
+    model = config.entities[0].entity_name.rsplit(".", 1)[0] + f".{FEEDBACK}"
+    identity = uuid.uuid5(uuid.UUID(endpoint.record.id), FEEDBACK).hex
+    return ServedEntity(identity, FEEDBACK, model, "1", "Small", "CPU", True, {}, endpoint.record.creator, 0)
 
 
 def tags_view(tags: Mapping[str, str]) -> list[dict[str, str]]:

@@ -206,7 +206,14 @@ class ServingEndpoints:
         rate_limit(gateway)
         if table:
             try:
-                await asyncio.to_thread(self._workspace.sql.create_inference_table, table)
+                faults = self._settings.faults
+                await asyncio.to_thread(
+                    self._workspace.sql.create_inference_table,
+                    table,
+                    faults.payload_shape,
+                    change_feed=faults.change_data_feed,
+                    derived=faults.derived_tables is not None,
+                )
             except ApiError:
                 raise
             except Exception as error:

@@ -3,7 +3,8 @@
 A row is first one line in a write-ahead log, written before the end of the answer is sent. A flusher moves lines
 into the table in batches, and each batch stores the position that it reached in the same transaction, so a kill at
 any moment neither loses a row nor doubles one. Positions count bytes over the whole life of a log; a segment file is
-named after the position of its first byte and is deleted once it is consumed.
+named after the position of its first byte and is deleted once it is consumed. The tables derived from an inference
+table are filled from the same log, later, with a position of their own.
 """
 
 import asyncio
@@ -19,14 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from release_pipeline.local_workspace.serving.derived_rows import derived_rows
 from release_pipeline.local_workspace.settings import Faults
+from release_pipeline.local_workspace.sql.derived_tables import REQUEST_LOGS
 
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.5
 SEGMENT_BYTES = 16 << 20
 BATCH_BYTES = 8 << 20
-BODY_LIMIT = 1 << 20
 TABLE_NAME = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
 
 
@@ -39,13 +41,10 @@ class InferenceTables(Protocol):
     def inference_log_position(self, full_name: str) -> int:
         """The position that was stored last, 0 if none."""
 
-
-def body_or_null(body: bytes, error_code: str, errors: list[str]) -> str | None:
-    """The body as text, or None with the error code noted when it is over the limit of 1 MiB."""
-    if len(body) > BODY_LIMIT:
-        errors.append(error_code)
-        return None
-    return body.decode(errors="replace")
+    def append_derived_rows(
+        self, full_name: str, rows: Mapping[str, Sequence[Mapping[str, Any]]], log_position: int
+    ) -> None:
+        """Insert rows of the derived tables, by their suffixes, and store the position with them."""
 
 
 class TableLog:
@@ -68,12 +67,18 @@ class TableLog:
         if not self._segments or self._end < self._consumed:
             self._end = self._consumed
             self._segments.append(self._end)
+        # How far the derived tables are; None while there are none to be filled.
+        self._derived: int | None = None
+        if faults.derived_tables is not None:
+            stored = tables.inference_log_position(full_name + REQUEST_LOGS)
+            self._derived = max(stored, self._segments[0])
         self._file = os.open(self._path(self._segments[-1]), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     @property
     def pending(self) -> bool:
-        """Whether rows wait for the table."""
-        return self._consumed < self._end or bool(self._repeat)
+        """Whether rows wait for the table, or for those derived from it, which may have been switched on or off."""
+        switched = (self._derived is None) != (self._faults.derived_tables is None)
+        return switched or self._consumed < self._end or bool(self._repeat) or self._oldest_needed() < self._end
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row; when this returns, a kill of the process no longer loses it."""
@@ -90,15 +95,17 @@ class TableLog:
 
     def flush(self, now: float) -> int:
         """Move what is due at ``now`` (epoch seconds) into the table, one batch; the number of new rows."""
+        if self._faults.freeze_inference_tables:
+            return 0
         repeat, self._repeat = self._repeat, []
         if repeat:
             self._tables.append_inference_rows(self.full_name, repeat, self._consumed)
-        rows, position = self._due(now - self._faults.inference_lag_seconds)
-        if not rows:
-            return 0
-        self._tables.append_inference_rows(self.full_name, rows, position)
-        self._repeat = [row for row in rows if self._is_repeated(row["databricks_request_id"])]
-        self._consumed = position
+        rows, position = self._due(self._consumed, self._end, now - self._faults.inference_lag_seconds)
+        if rows:
+            self._tables.append_inference_rows(self.full_name, rows, position)
+            self._repeat = [row for row in rows if self._is_repeated(row["databricks_request_id"])]
+            self._consumed = position
+        self._flush_derived(now)
         self._delete_consumed()
         return len(rows)
 
@@ -106,15 +113,29 @@ class TableLog:
         """Close the file; what was not flushed stays in it."""
         os.close(self._file)
 
-    def _due(self, before: float) -> tuple[list[dict[str, Any]], int]:
-        """Rows of requests that ended before a time, in order, and the position after them."""
+    def _flush_derived(self, now: float) -> None:
+        """Move what is due into the derived tables, which follow the inference table and never lead."""
+        delay = self._faults.derived_tables
+        if delay is None:
+            self._derived = None
+            return
+        if self._derived is None:
+            self._derived = self._consumed  # switched on a moment ago: what came before gets no rows
+        before = now - self._faults.inference_lag_seconds - delay
+        rows, position = self._due(self._derived, self._consumed, before)
+        if rows:
+            self._tables.append_derived_rows(self.full_name, derived_rows(rows), position)
+            self._derived = position
+
+    def _due(self, start: int, end: int, before: float) -> tuple[list[dict[str, Any]], int]:
+        """Rows between two positions of requests that ended before a time, in order, and the position after them."""
         with self._lock:
-            base = max(segment for segment in self._segments if segment <= self._consumed)
+            base = max(segment for segment in self._segments if segment <= start)
         rows: list[dict[str, Any]] = []
-        position = self._consumed
+        position = start
         with self._path(base).open("rb") as segment:
             segment.seek(position - base)
-            while position < self._end and position - self._consumed < BATCH_BYTES:
+            while position < end and position - start < BATCH_BYTES:
                 line = segment.readline()
                 if not line.endswith(b"\n"):
                     break  # the end of this segment, or a line that is being written
@@ -122,13 +143,16 @@ class TableLog:
                 if row.pop("ended") > before:
                     break
                 moment = datetime.fromtimestamp(row.pop("request_ms") / 1000, UTC)
-                rows.append({**row, "request_time": moment, "request_date": moment.date()})
+                rows.append({**row, "request_time": moment})
                 position += len(line)
         return rows, position
 
+    def _oldest_needed(self) -> int:
+        return self._consumed if self._derived is None else min(self._consumed, self._derived)
+
     def _delete_consumed(self) -> None:
         with self._lock:
-            while len(self._segments) > 1 and self._segments[1] <= self._consumed:
+            while len(self._segments) > 1 and self._segments[1] <= self._oldest_needed():
                 self._path(self._segments.pop(0)).unlink(missing_ok=True)
 
     def _drop_torn_line(self, segment: int) -> int:

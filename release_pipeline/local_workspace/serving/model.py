@@ -15,6 +15,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.pyfunc.context import Context, set_prediction_context
+from mlflow.utils.mlflow_tags import MLFLOW_DATABRICKS_MODEL_SERVING_ENDPOINT_NAME
 
 from release_pipeline.local_workspace.serving.redaction import describe, redact
 from release_pipeline.local_workspace.serving.worker_protocol import WorkerOrder
@@ -60,7 +61,7 @@ class ServedModel:
         if answer.status != 200:
             raise ScoringError(answer.status, "BAD_REQUEST", answer.response)
         text: str = answer.response
-        if self._returns_request_id and text.startswith("{"):
+        if (self._returns_request_id or _asks_for_trace(body)) and text.startswith("{"):
             document = json.loads(text)
             document.setdefault("databricks_output", {})["databricks_request_id"] = request_id
             text = json.dumps(document)
@@ -93,12 +94,18 @@ class ServedModel:
 
 
 class _traced:
-    """Marks every trace that starts inside with what serves it and with the id of the request."""
+    """Marks every trace that starts inside with what serves it and with the id of the request.
+
+    The service gives a trace the request's id as its client request id and, in its metadata, the endpoint's name and
+    ``mlflow.modelId``, which mlflow itself adds here. The names of the entity, the model and the version are this
+    workspace's own.
+    """
 
     def __init__(self, order: WorkerOrder, request_id: str) -> None:
         self._request_id = request_id
         self._labels = mlflow.tracing.context(
             metadata={
+                MLFLOW_DATABRICKS_MODEL_SERVING_ENDPOINT_NAME: order.endpoint,
                 "endpoint_name": order.endpoint,
                 "served_entity_name": order.entity,
                 "model_name": order.model_name,
@@ -128,6 +135,11 @@ def load_served_model(order: WorkerOrder) -> ServedModel:
         # Spans that nobody reads cost an agent about half of its throughput.
         mlflow.tracing.disable()
     return ServedModel(mlflow.pyfunc.load_model(order.model_path), order)
+
+
+def _asks_for_trace(body: dict[str, Any] | bytes) -> bool:
+    options = body.get("databricks_options") if isinstance(body, dict) else None
+    return isinstance(options, dict) and options.get("return_trace") is True
 
 
 def _set_client_request_id(span: Any) -> None:

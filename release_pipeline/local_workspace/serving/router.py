@@ -17,8 +17,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from release_pipeline.local_workspace.errors import NotFound
-from release_pipeline.local_workspace.serving.endpoint import NOT_THERE, Endpoint
-from release_pipeline.local_workspace.serving.inference_log import body_or_null
+from release_pipeline.local_workspace.serving.configuration import ServedEntity
+from release_pipeline.local_workspace.serving.derived_rows import FEEDBACK
+from release_pipeline.local_workspace.serving.endpoint import NOT_THERE, Endpoint, feedback_entity
+from release_pipeline.local_workspace.serving.logged_row import is_logged, logged_row
+from release_pipeline.local_workspace.serving.metrics import RequestCounters
 from release_pipeline.local_workspace.serving.supervisor import ScoringProcess
 from release_pipeline.local_workspace.settings import Settings
 
@@ -31,7 +34,6 @@ CLIENT_GONE = 499
 """The status of the row of a stream whose client left before its end."""
 EVENT_STREAM = "text/event-stream"
 DONE = b"data: [DONE]"
-LOGGED_STREAM_BYTES = 2 << 20  # above the limit of a body in a row, so that a longer stream becomes null
 
 Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -41,7 +43,7 @@ class Exchange:
     """One request on its way, and what is needed to record it at its end."""
 
     endpoint: Endpoint
-    process: ScoringProcess
+    entity: ServedEntity
     settings: Settings
     body: bytes
     content_type: str
@@ -49,34 +51,31 @@ class Exchange:
     arrived: float
     started: float
 
-    def finish(self, status: int, response: bytes) -> None:
-        """Count the request and write its row; nothing of the answer's end may be sent before."""
+    def finish(self, status: int, response: bytes | None) -> None:
+        """Count the request and write its row; nothing of the answer's end may be sent before.
+
+        Args:
+            status: The answer's HTTP status.
+            response: The answer's body; None for one that is too large to be kept.
+        """
         duration_ms = (time.perf_counter() - self.started) * 1000
-        endpoint, entity = self.endpoint, self.process.entity
-        endpoint.counters[entity.name].count(status, duration_ms)
-        if endpoint.log is None or status in self.settings.faults.unlogged_statuses:
-            return
-        errors: list[str] = []
-        endpoint.log.append(
-            {
+        endpoint, faults = self.endpoint, self.settings.faults
+        endpoint.counters[self.entity.name].count(status, duration_ms)
+        if endpoint.log is not None and is_logged(faults, self.request_id, status):
+            row = logged_row(faults, endpoint.record.name, self.entity, self.body, response)
+            row |= {
                 "databricks_request_id": self.request_id,
-                "client_request_id": _client_request_id(self.body),
                 "request_ms": int(self.arrived * 1000),
                 "status_code": status,
-                "sampling_fraction": 1.0,
                 "execution_duration_ms": int(duration_ms),
-                "request": body_or_null(self.body, "MAX_REQUEST_SIZE_EXCEEDED", errors),
-                "response": body_or_null(response, "MAX_RESPONSE_SIZE_EXCEEDED", errors),
-                "logging_error_codes": errors,
-                "served_entity_id": entity.id,
                 "requester": self.settings.user_name,
                 "ended": time.time(),
             }
-        )
+            endpoint.log.append(row)
 
     def headers(self) -> dict[str, str]:
         """What every answer carries."""
-        return {"served-model-name": self.process.entity.name, "x-request-id": self.request_id}
+        return {"served-model-name": self.entity.name, "x-request-id": self.request_id}
 
 
 class Router:
@@ -127,11 +126,17 @@ class Router:
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             raise NotFound(NOT_THERE)
-        process = endpoint.choose() if entity is None else endpoint.named(entity)
         content_type = request.headers.get("content-type", "application/json")
-        exchange = Exchange(
-            endpoint, process, self._settings, content, content_type, str(uuid.uuid4()), arrived, started
-        )
+
+        def exchange_with(served: ServedEntity) -> Exchange:
+            return Exchange(
+                endpoint, served, self._settings, content, content_type, str(uuid.uuid4()), arrived, started
+            )
+
+        if entity == FEEDBACK and (taker := feedback_entity(endpoint, self._settings.faults)) is not None:
+            return _accept_feedback(exchange_with(taker))
+        process = endpoint.choose() if entity is None else endpoint.named(entity)
+        exchange = exchange_with(process.entity)
         if endpoint.limit is not None and not endpoint.limit.admit():
             return self._refuse(
                 exchange, 429, "REQUEST_LIMIT_EXCEEDED", "The rate limit of the endpoint is reached; try again later."
@@ -139,14 +144,14 @@ class Router:
         process.in_flight += 1
         handed_over = False
         try:
-            upstream = await self._send(exchange)
+            upstream = await self._send(exchange, process)
             if upstream is None:
                 return self._refuse(
                     exchange, 503, "TEMPORARILY_UNAVAILABLE", "The served entity is being started; try again later."
                 )
             if upstream.content_type == EVENT_STREAM:
                 handed_over = True
-                return _RelayedStream(exchange, upstream, rewrite)
+                return _RelayedStream(exchange, process, upstream, rewrite)
             try:
                 answer = await upstream.read()
             except aiohttp.ClientError:
@@ -161,9 +166,8 @@ class Router:
             if not handed_over:
                 process.in_flight -= 1
 
-    async def _send(self, exchange: Exchange) -> aiohttp.ClientResponse | None:
+    async def _send(self, exchange: Exchange, process: ScoringProcess) -> aiohttp.ClientResponse | None:
         assert self._session is not None
-        process = exchange.process
         if not await process.ready(COLD_START_SECONDS):
             return None
         headers = {
@@ -182,14 +186,25 @@ class Router:
         return Response(answer, status, exchange.headers(), "application/json")
 
 
+def _accept_feedback(exchange: Exchange) -> Response:
+    """Answer feedback as the service does: with success, whatever it is; what cannot be read is lost later."""
+    exchange.endpoint.counters.setdefault(exchange.entity.name, RequestCounters())
+    answer = b'{"predictions": {"result": "success"}}'
+    exchange.finish(200, answer)
+    return Response(answer, 200, exchange.headers(), "application/json")
+
+
 class _RelayedStream(Response):
     """Passes events on as they come; the last one only after the row is written."""
 
-    def __init__(self, exchange: Exchange, upstream: aiohttp.ClientResponse, rewrite: Rewrite | None) -> None:
+    def __init__(
+        self, exchange: Exchange, process: ScoringProcess, upstream: aiohttp.ClientResponse, rewrite: Rewrite | None
+    ) -> None:
         super().__init__(None, 200, exchange.headers(), EVENT_STREAM)
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-cache"
         self._exchange = exchange
+        self._process = process
         self._upstream = upstream
         self._rewrite = rewrite
         self._events: list[bytes] = []
@@ -213,7 +228,7 @@ class _RelayedStream(Response):
             else:
                 self._upstream.close()
                 self._record(status)
-            self._exchange.process.in_flight -= 1
+            self._process.in_flight -= 1
         if status == 200:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -240,14 +255,18 @@ class _RelayedStream(Response):
         await send(_body(DONE))
 
     def _keep(self, event: bytes) -> None:
+        event = event.removeprefix(b"data: ")
         self._logged_bytes += len(event)
-        if self._logged_bytes <= LOGGED_STREAM_BYTES:
-            self._events.append(event.removeprefix(b"data: "))
+        if self._logged_bytes <= self._exchange.settings.faults.body_limit_bytes:
+            self._events.append(event)
+        else:
+            self._events.clear()  # the row of a longer stream has none of it
 
     def _record(self, status: int) -> None:
         if not self._recorded:
             self._recorded = True
-            self._exchange.finish(status, b"[" + b",".join(self._events) + b"]")
+            whole = self._events or not self._logged_bytes
+            self._exchange.finish(status, b"[" + b",".join(self._events) + b"]" if whole else None)
 
     def _rewritten(self, event: bytes) -> bytes:
         if self._rewrite is None:
@@ -262,13 +281,3 @@ async def _disconnected(receive: Receive) -> None:
 
 def _body(event: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": event + b"\n\n", "more_body": True}
-
-
-def _client_request_id(body: bytes) -> str | None:
-    if b'"client_request_id"' not in body:
-        return None
-    try:
-        value = json.loads(body).get("client_request_id")
-    except (ValueError, AttributeError):
-        return None
-    return value if isinstance(value, str) else None

@@ -14,7 +14,7 @@ from release_pipeline.local_workspace.sql.failures import HIDDEN_COLUMN, bad_req
 from release_pipeline.local_workspace.sql.names import SchemaName, TableName
 from release_pipeline.local_workspace.sql.result_values import databricks_type
 
-CHANGE_FEED_PROPERTY = "delta.enablechangedatafeed"
+CHANGE_FEED_PROPERTY = "delta.enableChangeDataFeed"
 
 _TABLES = """
 CREATE SCHEMA IF NOT EXISTS __workspace;
@@ -51,7 +51,7 @@ class TableInfo:
         change_feed_since: First version whose changes are recorded; None without a change feed.
         last_rewrite: Last version that changed or removed rows; -1 if rows were only ever added.
         log_position: Byte offset in the inference log up to which rows are stored; 0 for other tables.
-        properties: Table properties, keys in lower case.
+        properties: Table properties; the change feed's key as Delta writes it, others as they were given.
         columns: Filled only where the caller asked for them.
     """
 

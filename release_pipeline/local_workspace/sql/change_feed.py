@@ -40,8 +40,9 @@ def check_range(info: TableInfo, start: int, end: int | None) -> tuple[int, int]
     if info.change_feed_since is None or start < info.change_feed_since:
         raise bad_request(
             "DELTA_MISSING_CHANGE_DATA",
-            f"Change data for versions [{start}, {last}] of {info.name.quoted} was not recorded. "
-            "Set the table property delta.enableChangeDataFeed = true and read from the version that set it.",
+            f"The change data feed of {info.name.quoted} has no changes of versions [{start}, {last}]: "
+            "it was not enabled. Set the table property delta.enableChangeDataFeed = true and read from the version "
+            "that set it.",
             "KD002",
         )
     if start <= info.last_rewrite:

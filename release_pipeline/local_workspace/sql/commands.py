@@ -12,7 +12,7 @@ from release_pipeline.local_workspace.sql import catalog
 from release_pipeline.local_workspace.sql.dialect import tokens
 from release_pipeline.local_workspace.sql.failures import syntax_error, unsupported
 from release_pipeline.local_workspace.sql.names import SchemaName, Session, check_part, split_name
-from release_pipeline.local_workspace.sql.result_values import ResultColumn, ResultSet, converter
+from release_pipeline.local_workspace.sql.result_values import ResultColumn, ResultSet, catalog_type, converter
 
 _LEADING = re.compile(r"\s*(show|describe|desc)\b", re.IGNORECASE)
 
@@ -133,7 +133,7 @@ def _describe(cursor: Any, words: _Words, session: Session) -> ResultSet:
     info = catalog.with_columns(cursor, catalog.require(cursor, session.table(words.name())))
     words.end()
     return _answer(
-        ["col_name", "data_type", "comment"], ([each.name, each.type_text.lower(), None] for each in info.columns)
+        ["col_name", "data_type", "comment"], ([each.name, catalog_type(each.type_text), None] for each in info.columns)
     )
 
 

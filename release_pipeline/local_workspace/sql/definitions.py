@@ -244,7 +244,9 @@ def _properties(node: exp.Expr) -> tuple[str | None, dict[str, str]]:
         elif type(each) is exp.Property:
             key = each.this.sql(dialect="databricks") if isinstance(each.this, exp.Dot) else each.this.name
             value = each.args["value"]
-            properties[key.lower()] = value.sql().lower() if isinstance(value, exp.Boolean) else value.name
+            if key.lower() == CHANGE_FEED_PROPERTY.lower():
+                key = CHANGE_FEED_PROPERTY  # Delta's own keys may be written in any case
+            properties[key] = value.sql().lower() if isinstance(value, exp.Boolean) else value.name
         elif isinstance(each, exp.LocationProperty):
             raise unsupported("tables at a location of their own")
         elif not isinstance(each, _IGNORED):

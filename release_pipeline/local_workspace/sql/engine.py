@@ -136,7 +136,7 @@ class SqlEngine:
         tree = parse(text)
         write = not isinstance(tree, exp.Query)
         with self._transaction(write=write, cancellation=cancellation) as cursor:
-            rewriter = Rewriter(cursor, session, bound)
+            rewriter = Rewriter(cursor, session, bound, self.catalogs)
             if isinstance(tree, exp.Query):
                 rewritten = to_duckdb(rewriter.rewrite(tree))
                 return _fetch(cursor.execute(rewritten, rewriter.bound), row_limit, byte_limit)
@@ -145,22 +145,32 @@ class SqlEngine:
                 return ResultSet()
             return Writer(cursor, rewriter).run(tree)
 
-    def create_inference_table(self, full_name: str) -> None:
-        """Create an inference table in AI Gateway's shape; nothing if it is there.
+    def create_inference_table(
+        self, full_name: str, shape: str = "ai_gateway", *, change_feed: bool = True, derived: bool = False
+    ) -> None:
+        """Create an inference table; nothing if it is there.
+
+        Args:
+            full_name: Its name.
+            shape: Its columns, one of payload_shapes.SHAPES.
+            change_feed: Whether it has a change feed.
+            derived: Whether to create the tables that are derived from it, too.
 
         Raises:
             SqlFailure: Its schema is missing, or another kind of table has the name.
         """
         name = _full(full_name)
         with self._transaction(write=True) as cursor:
-            inference_tables.create(cursor, name)
+            inference_tables.create(cursor, name, shape, change_feed=change_feed)
+            if derived:
+                inference_tables.create_derived(cursor, name)
 
     def append_inference_rows(self, full_name: str, rows: Sequence[Mapping[str, Any]], log_position: int) -> int:
         """Append rows and store the log position with them, all or nothing.
 
         Args:
             full_name: The inference table.
-            rows: Values by column name; a missing one is null, a missing request_date follows from request_time.
+            rows: Logged requests, as inference_tables.append takes them.
             log_position: Byte offset in the write-ahead log up to which rows are now stored.
 
         Returns:
@@ -169,6 +179,14 @@ class SqlEngine:
         name = _full(full_name)
         with self._transaction(write=True) as cursor:
             return inference_tables.append(cursor, name, rows, log_position)
+
+    def append_derived_rows(
+        self, full_name: str, rows: Mapping[str, Sequence[Mapping[str, Any]]], log_position: int
+    ) -> None:
+        """Append rows to the tables derived from an inference table, by suffix, and the position, all or nothing."""
+        name = _full(full_name)
+        with self._transaction(write=True) as cursor:
+            inference_tables.append_derived(cursor, name, rows, log_position)
 
     def inference_log_position(self, full_name: str) -> int:
         """The log position stored with the last append, in bytes; 0 if there is none."""

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -80,6 +81,11 @@ def databricks_type(duckdb_type: Any) -> tuple[str, str]:
         fields = ", ".join(f"{name}: {databricks_type(child)[0]}" for name, child in duckdb_type.children)
         return f"STRUCT<{fields}>", "STRUCT"
     return ("VOID", "NULL") if str(duckdb_type) == '"NULL"' else ("STRING", "STRING")
+
+
+def catalog_type(type_text: str) -> str:
+    """A type as Unity Catalog and DESCRIBE write it, such as ``map<string,struct<Name:bigint>>``."""
+    return re.sub(r"\w+(?!\w*:)", lambda word: word.group().lower(), type_text).replace(", ", ",").replace(": ", ":")
 
 
 def converter(type_name: str) -> Callable[[Any], str | None]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from release_pipeline.local_workspace.sql import catalog
+from release_pipeline.local_workspace.sql import catalog, information_schema
 from release_pipeline.local_workspace.sql.change_feed import changes_query, check_range, public_query
 from release_pipeline.local_workspace.sql.dialect import Parameters, bound_value
 from release_pipeline.local_workspace.sql.failures import SqlFailure, bad_request, syntax_error
@@ -39,12 +39,14 @@ class Rewriter:
         cursor: A DuckDB cursor in the statement's transaction, for looking names up.
         session: What unqualified names mean.
         parameters: Value and type by parameter name.
+        catalogs: The catalogs that exist, in lower case.
         bound: Filled while rewriting: the values by the names that the rewritten statement uses.
     """
 
     cursor: Any
     session: Session
     parameters: Parameters
+    catalogs: tuple[str, ...]
     bound: dict[str, str | None] = field(default_factory=dict)
 
     def rewrite(self, tree: exp.Expr, target: exp.Table | None = None) -> exp.Expr:
@@ -74,8 +76,12 @@ class Rewriter:
         return self.session.table(parts)
 
     def _replace_table(self, node: exp.Table, name: TableName, is_target: bool) -> None:
-        info = catalog.require(self.cursor, name)
         alias = node.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name.name, quoted=True))
+        if name.schema == information_schema.NAME and not is_target:
+            query = information_schema.query(self.cursor, name, self.catalogs)
+            _replace_keeping_joins(node, query, alias)
+            return
+        info = catalog.require(self.cursor, name)
         if info.has_change_feed and not is_target:
             _replace_keeping_joins(node, public_query(info), alias)
             return

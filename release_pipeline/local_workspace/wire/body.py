@@ -1,4 +1,8 @@
-"""Reading a request's JSON body, with the service's answer when it is not what it should be."""
+"""Reading a request's JSON body, with the service's answer when it is not what it should be.
+
+Every field whose kind a handler relies on is read through here: a wrong kind that came further would be a 500, which
+clients repeat for minutes.
+"""
 
 import json
 from typing import Any
@@ -38,4 +42,32 @@ def text(body: dict[str, Any], key: str, default: str | None = None) -> str:
         value = str(value)
     if not isinstance(value, str) or (default is None and not value):
         raise InvalidParameter(f"The field {key!r} is missing, empty or no text.")
+    return value
+
+
+def mapping(body: dict[str, Any], key: str) -> dict[str, Any]:
+    """A field that is an object; null is taken as an empty one.
+
+    Raises:
+        InvalidParameter: The field is something else.
+    """
+    value = body.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidParameter(f"The field {key!r} must be an object.")
+    return value
+
+
+def objects(body: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """A field that is a list of objects; null is taken as an empty one.
+
+    Raises:
+        InvalidParameter: The field is something else.
+    """
+    value = body.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InvalidParameter(f"The field {key!r} must be a list of objects.")
     return value

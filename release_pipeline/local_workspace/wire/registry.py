@@ -17,7 +17,7 @@ from release_pipeline.local_workspace.state.registry import (
     check_model_name,
     version_folder,
 )
-from release_pipeline.local_workspace.wire.body import json_object, text
+from release_pipeline.local_workspace.wire.body import json_object, objects, text
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
@@ -131,7 +131,7 @@ class _Calls:
             model_id=text(body, "model_id", ""),
             run_tracking_server_id=text(body, "run_tracking_server_id", ""),
             description=text(body, "description", ""),
-            dependencies=[(text(item, "type"), text(item, "name")) for item in _objects(body, _DEPENDENCIES)],
+            dependencies=[(text(item, "type"), text(item, "name")) for item in objects(body, _DEPENDENCIES)],
             tags=_tags(body),
         )
         return self._version_body(version)
@@ -222,15 +222,8 @@ def _description(body: Body) -> str | None:
     return None if body.get("description") is None else text(body, "description", "")
 
 
-def _objects(body: Body, key: str) -> list[Body]:
-    value = body.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise InvalidParameter(f"The field {key!r} must be a list of objects.")
-    return value
-
-
 def _tags(body: Body) -> dict[str, str]:
-    return {text(tag, "key"): text(tag, "value", "") for tag in _objects(body, "tags")}
+    return {text(tag, "key"): text(tag, "value", "") for tag in objects(body, "tags")}
 
 
 def _page(body: Body, default: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The routes of Model Serving's life cycle: endpoints, their configuration, tags, gateway, logs, permissions."""
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -12,7 +13,7 @@ from release_pipeline.local_workspace.serving.endpoint import Endpoint, tags_vie
 from release_pipeline.local_workspace.serving.metrics import render_metrics
 from release_pipeline.local_workspace.serving.openapi import openapi_document
 from release_pipeline.local_workspace.serving.supervisor import read_log
-from release_pipeline.local_workspace.wire.body import json_object
+from release_pipeline.local_workspace.wire.body import json_object, mapping, objects, text
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
@@ -35,7 +36,11 @@ def _life_cycle(workspace: "LocalWorkspace") -> list[Route]:
     serving = workspace.serving
 
     async def create(request: Request) -> Response:
-        return JSONResponse(await serving.create(await json_object(request)))
+        body = await json_object(request)
+        _check_config(mapping(body, "config"))
+        _check_gateway(mapping(body, "ai_gateway") | {"rate_limits": objects(body, "rate_limits")})
+        _tags(body, "tags")
+        return JSONResponse(await serving.create(body))
 
     async def list_all(_: Request) -> Response:
         return JSONResponse({"endpoints": [serving.view(endpoint) for endpoint in serving.endpoints.values()]})
@@ -48,20 +53,26 @@ def _life_cycle(workspace: "LocalWorkspace") -> list[Route]:
         return JSONResponse({})
 
     async def update_config(request: Request) -> Response:
-        return JSONResponse(await serving.update_config(request.path_params["name"], await json_object(request)))
+        body = await json_object(request)
+        _check_config(body)
+        return JSONResponse(await serving.update_config(request.path_params["name"], body))
 
     async def change_tags(request: Request) -> Response:
         body = await json_object(request)
-        add = {str(tag["key"]): str(tag.get("value", "")) for tag in body.get("add_tags") or []}
-        tags = await serving.change_tags(request.path_params["name"], add, list(body.get("delete_tags") or []))
+        delete = body.get("delete_tags") or []
+        if not isinstance(delete, list):
+            raise InvalidParameter("The field 'delete_tags' must be a list of keys.")
+        tags = await serving.change_tags(request.path_params["name"], _tags(body, "add_tags"), delete)
         return JSONResponse({"tags": tags_view(tags)})
 
     async def put_gateway(request: Request) -> Response:
-        return JSONResponse(await serving.change_gateway(request.path_params["name"], await json_object(request)))
+        body = await json_object(request)
+        _check_gateway(body)
+        return JSONResponse(await serving.change_gateway(request.path_params["name"], body))
 
     async def put_rate_limits(request: Request) -> Response:
         name = request.path_params["name"]
-        limits = (await json_object(request)).get("rate_limits") or []
+        limits = objects(await json_object(request), "rate_limits")
         gateway = serving.get(name).record.ai_gateway | {"rate_limits": limits}
         changed = await serving.change_gateway(name, gateway)
         return JSONResponse({"rate_limits": changed["rate_limits"]})
@@ -103,7 +114,8 @@ def _insight(workspace: "LocalWorkspace") -> list[Route]:
 
     async def metrics(request: Request) -> Response:
         endpoint = serving.get(request.path_params["name"])
-        return PlainTextResponse(render_metrics(endpoint.record.name, endpoint.record.id, endpoint.counters))
+        minute = time.time() if settings.faults.minute_metrics else None
+        return PlainTextResponse(render_metrics(endpoint.record.name, endpoint.record.id, endpoint.counters, minute))
 
     async def openapi(request: Request) -> Response:
         endpoint = serving.get(request.path_params["name"])
@@ -135,7 +147,7 @@ def _permissions(workspace: "LocalWorkspace") -> list[Route]:
 
     async def change(request: Request) -> Response:
         endpoint = serving.by_id(request.path_params["id"])
-        given = [_grant(item) for item in (await json_object(request)).get("access_control_list") or []]
+        given = [_grant(item) for item in objects(await json_object(request), "access_control_list")]
         kept = [] if request.method == "PUT" else endpoint.record.permissions
         merged = {_principal(grant): grant for grant in [*kept, *given]}
         endpoint.record.permissions = list(merged.values())
@@ -150,12 +162,28 @@ def _permissions(workspace: "LocalWorkspace") -> list[Route]:
     ]
 
 
-def _grant(item: Any) -> dict[str, str]:
-    principals = [key for key in PRINCIPALS if isinstance(item, dict) and item.get(key)]
+def _check_config(config: dict[str, Any]) -> None:
+    """Refuse a configuration whose parts are not lists and objects where they should be."""
+    for key in ("served_entities", "served_models"):
+        objects(config, key)
+    objects(mapping(config, "traffic_config"), "routes")
+
+
+def _check_gateway(gateway: dict[str, Any]) -> None:
+    mapping(gateway, "inference_table_config")
+    objects(gateway, "rate_limits")
+
+
+def _tags(body: dict[str, Any], key: str) -> dict[str, str]:
+    return {text(tag, "key"): text(tag, "value", "") for tag in objects(body, key)}
+
+
+def _grant(item: dict[str, Any]) -> dict[str, str]:
+    principals = [key for key in PRINCIPALS if item.get(key)]
     if len(principals) != 1:
         raise InvalidParameter(f"Each of access_control_list must name exactly one of {', '.join(PRINCIPALS)}.")
     level = item.get("permission_level")
-    if level not in PERMISSION_LEVELS:
+    if not isinstance(level, str) or level not in PERMISSION_LEVELS:
         raise InvalidParameter(f"permission_level must be one of {', '.join(PERMISSION_LEVELS)}, got {level!r}.")
     return {principals[0]: str(item[principals[0]]), "permission_level": level}
 

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from release_pipeline.local_workspace.errors import InvalidParameter, NotFound
 from release_pipeline.local_workspace.sql.catalog import TableInfo
 from release_pipeline.local_workspace.sql.failures import SqlFailure
+from release_pipeline.local_workspace.sql.result_values import catalog_type
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
@@ -69,7 +70,7 @@ def _table(info: TableInfo, owner: str) -> dict[str, Any]:
         "columns": [
             {
                 "name": column.name,
-                "type_text": column.type_text.lower(),
+                "type_text": catalog_type(column.type_text),
                 "type_name": column.type_name,
                 "position": position,
                 "nullable": column.nullable,

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from a2wsgi import WSGIMiddleware
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -63,13 +64,20 @@ class _Checked:
         request = Request(scope, receive)
         if scope["method"] in ("POST", "PATCH"):
             raw = await request.body()
-            check_body(scope["path"], _parsed(raw))
+            body = _parsed(raw)
+            if (
+                raw
+                and not isinstance(body, dict)
+                and request.headers.get("content-type", "").startswith("application/json")
+            ):
+                raise InvalidParameter("The request's body must be a JSON object.")
+            check_body(scope["path"], body)
             receive = _replay(raw, receive)
         else:
             query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             _check_experiment_ids(query.get("experiment_id", []))
             _check_experiment_ids(query.get("experiment_ids", []))
-        await self._app(scope, receive, _unrouted_as_json(scope, send))
+        await self._app(scope, receive, _pages_as_json(scope, send))
 
 
 def check_body(path: str, body: Any) -> None:
@@ -96,7 +104,8 @@ def check_body(path: str, body: Any) -> None:
 
 def _check_experiment_ids(ids: list[Any]) -> None:
     for value in ids:
-        if not str(value or "").isdecimal():
+        # More digits than an integer of SQLite holds would be a 500.
+        if not str(value or "").isdecimal() or len(str(value)) > 18:
             raise InvalidParameter(
                 f"The experiment id {value or ''!r} is not a number; set MLFLOW_EXPERIMENT_ID or call set_experiment."
             )
@@ -125,13 +134,17 @@ def _replay(raw: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _unrouted_as_json(scope: Scope, send: Send) -> Send:
-    """A send that turns the HTML page for an unknown route into the service's JSON answer."""
+def _pages_as_json(scope: Scope, send: Send) -> Send:
+    """A send that turns mlflow's HTML pages for an unknown route and for a failed handler into JSON answers.
+
+    mlflow answers its own failures in JSON; the page for status 500 comes where a field of the request has a kind that
+    its handler did not expect. Asking again would not help, so it must not be a status that clients repeat.
+    """
     replaced = False
 
     async def translated(message: Message) -> None:
         nonlocal replaced
-        if message["type"] == "http.response.start" and message["status"] in (404, 405):
+        if message["type"] == "http.response.start" and message["status"] in (404, 405, 500):
             replaced = any(
                 name.lower() == b"content-type" and value.startswith(b"text/html")
                 for name, value in message.get("headers", ())
@@ -139,8 +152,13 @@ def _unrouted_as_json(scope: Scope, send: Send) -> Send:
             if replaced:
                 from release_pipeline.local_workspace.app import no_such_endpoint
 
-                answer = no_such_endpoint(scope["method"], scope["path"])
-                await send({"type": "http.response.start", "status": 404, "headers": answer.raw_headers})
+                if message["status"] == 500:
+                    error = InvalidParameter("A field of the request has a kind of value that does not belong there.")
+                    answer = JSONResponse(error.body(), status_code=error.status)
+                else:
+                    answer = no_such_endpoint(scope["method"], scope["path"])
+                start = {"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers}
+                await send(start)
                 await send({"type": "http.response.body", "body": bytes(answer.body)})
         if not replaced:
             await send(message)

@@ -8,6 +8,9 @@ import mlflow
 from mlflow.pyfunc import ResponsesAgent
 from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse, ResponsesAgentStreamEvent
 
+if os.path.exists(os.environ.get("UNLOADABLE_WHILE", "")):
+    raise RuntimeError("the weights are missing for a while")
+
 
 class EchoAgent(ResponsesAgent):
     def predict(self, request: ResponsesAgentRequest) -> ResponsesAgentResponse:

@@ -1,4 +1,4 @@
-"""A ResponsesAgent that behaves as its configuration says: answers, raises, sleeps, or leaves its stream open."""
+"""A ResponsesAgent that behaves as its configuration says: answers, raises, dies, sleeps, or leaves its stream open."""
 
 import os
 import time
@@ -6,6 +6,7 @@ from collections.abc import Generator
 
 import mlflow
 from mlflow.models import ModelConfig
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.pyfunc import ResponsesAgent
 from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse, ResponsesAgentStreamEvent
 
@@ -16,6 +17,9 @@ class ConfiguredAgent(ResponsesAgent):
         wanted = self.config.get("needs_variable")
         if wanted and wanted not in os.environ:
             raise RuntimeError(f"the weights need the variable {wanted}")
+        # Where the variable names no file, as in the process that logs the model, there is nothing to miss.
+        if not os.path.exists(os.environ.get(self.config.get("needs_file_of", ""), "/")):
+            raise RuntimeError("the weights are gone")
 
     def predict(self, request: ResponsesAgentRequest) -> ResponsesAgentResponse:
         text = self._answer(request)
@@ -36,6 +40,10 @@ class ConfiguredAgent(ResponsesAgent):
         word = self.config.get("raises_on")
         if word and word in text:
             raise ValueError(f"cannot answer about {word}")
+        if self.config.get("fails_on", "\0") in text:
+            raise mlflow.MlflowException("the index is gone", error_code=INTERNAL_ERROR)
+        if self.config.get("dies_on", "\0") in text:
+            os._exit(7)
         time.sleep(float(self.config.get("sleeps", 0)))
         return f"{self.config.get('says', 'echo')}: {text}"
 

@@ -1,0 +1,165 @@
+"""The block rule of `release_pipeline.gate.evidence` over many releases at once, and rows that are logged late.
+
+Here a bucket of an ingest holds one array per arm with a row per release, where `EvidenceState` holds one release.
+tests/gate/test_calibration.py shows that both give the same capitals.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+
+from benchmarks.gate_rules import LIMIT
+from benchmarks.gate_traffic import Bools, Floats, Rule
+from release_pipeline.gate.betting import LAMBDAS, log_e_value
+from release_pipeline.gate.evidence import GIVE_UP_AFTER_BUCKETS
+
+#: Ramp step and start of the event-time bucket, seconds.
+Key = tuple[int, float]
+#: Counts of both arms, shape (2, releases, bins): the champion first.
+Arms = Floats
+
+SLOT_SECONDS: Final = 30
+
+
+@dataclass
+class _Open:
+    arms: Arms
+    opened: Floats
+    """Watermark at which a release put its first row in; infinite where it has none."""
+
+
+class Blocks:
+    """Open blocks and log-capitals of one bet in many releases."""
+
+    def __init__(
+        self, releases: int, bet: Callable[[Floats, Floats], Floats], bucket: float, least: int, waits: bool
+    ) -> None:
+        """A block closes at `least` champion rows, and if it `waits` not before the watermark has passed its bucket."""
+        self._releases, self._bet, self._bucket, self._least, self._waits = releases, bet, bucket, least, waits
+        self._open: dict[Key, _Open] = {}
+        self._capitals: dict[int, Floats] = {}
+
+    def ingest(self, fresh: dict[Key, Arms], watermark: float) -> None:
+        """What `EvidenceState.add` does with the observations of one metric."""
+        for key, arms in fresh.items():
+            block = self._open.setdefault(key, _Open(np.zeros_like(arms), np.full(self._releases, np.inf)))
+            block.opened[np.isinf(block.opened) & (arms.sum(axis=(0, 2)) > 0)] = watermark
+            block.arms += arms
+        for key in sorted(self._open):
+            (step, start), block = key, self._open[key]
+            end = start + self._bucket
+            closes = block.arms[0].sum(axis=-1) >= self._least
+            if self._waits and watermark < end:
+                closes[:] = False
+            if closes.any():
+                capital = self._capitals.setdefault(step, np.zeros((self._releases, len(LAMBDAS))))
+                capital[closes] += self._bet(block.arms[0, closes], block.arms[1, closes])
+            over = closes | (watermark >= np.maximum(end, block.opened) + GIVE_UP_AFTER_BUCKETS * self._bucket)
+            block.arms[:, over], block.opened[over] = 0, np.inf
+            if np.isinf(block.opened).all():
+                del self._open[key]
+
+    def carried(self) -> Floats:
+        """Log-capitals over all steps, shape (releases, 16)."""
+        total = np.zeros((self._releases, len(LAMBDAS)))
+        for step in sorted(self._capitals):
+            total += self._capitals[step]
+        return total
+
+
+@dataclass(frozen=True)
+class Lateness:
+    """Releases whose rows reach the table some time after their request, which depends on the outcome."""
+
+    champion: float
+    """Share of bad rows."""
+    challenger: float
+    weights: tuple[float, ...]
+    """True share of the challenger per step, before the swing."""
+    step_slots: int
+    """Length of a step, in slots of 30 s."""
+    delays: tuple[tuple[int, int], tuple[int, int]]
+    """Slots until a good and a bad row are logged, of the champion and of the challenger."""
+    swing_slots: int = 0
+    """The weight swings from 0.6 to 1.6 times itself and back in this many slots; 0 leaves it alone."""
+    rows: float = 300.0
+
+    def weight(self, slot: int) -> float:
+        """The challenger's true share of a slot."""
+        weight = self.weights[slot // self.step_slots]
+        if not self.swing_slots:
+            return weight
+        middle, reach = 0.5 * np.log(0.6 * 1.6), 0.5 * np.log(1.6 / 0.6)
+        return float(min(0.95, weight * np.exp(middle + reach * np.sin(2 * np.pi * slot / self.swing_slots))))
+
+    def ingests(self, releases: int, bucket: float, seed: int) -> Iterator[tuple[dict[Key, Arms], int]]:
+        """An ingest every 30 s: the fresh counts by key, and its number, which is the slot it came after."""
+        rng = np.random.default_rng(seed)
+        slots = self.step_slots * len(self.weights)
+        weight = np.array([self.weight(slot) for slot in range(slots)])
+        sent = []
+        for share, bad, delays in (
+            (1 - weight, self.champion, self.delays[0]),
+            (weight, self.challenger, self.delays[1]),
+        ):
+            good_rows = rng.poisson(self.rows * share * (1 - bad), (releases, slots))
+            bad_rows = rng.poisson(self.rows * share * bad, (releases, slots))
+            sent.append(((good_rows, delays[0]), (bad_rows, delays[1])))
+        for ingest in range(slots + max(map(max, self.delays))):
+            fresh: dict[Key, Arms] = {}
+            for arm, kinds in enumerate(sent):
+                for value, (rows, delay) in enumerate(kinds):
+                    slot = ingest - delay
+                    if 0 <= slot < slots:
+                        key = (slot // self.step_slots, slot * SLOT_SECONDS // bucket * bucket)
+                        fresh.setdefault(key, np.zeros((2, releases, 2)))[arm, :, value] += rows[:, slot]
+            yield fresh, ingest
+
+
+class Watcher(Protocol):
+    """Something that decides on what an ingest brings."""
+
+    def ingest(self, fresh: dict[Key, Arms], watermark: float) -> Bools:
+        """Releases in which it decides now."""
+        ...
+
+
+class BlockBet:
+    """This project's rule: `Blocks` and a limit."""
+
+    def __init__(self, blocks: Blocks, *, trails: float = 0.0, by_ingest: bool = False) -> None:
+        """The watermark trails by so many seconds; `by_ingest` is the wrong key: one block for all of an ingest."""
+        self._blocks, self._trails, self._by_ingest = blocks, trails, by_ingest
+
+    def ingest(self, fresh: dict[Key, Arms], watermark: float) -> Bools:
+        """See `Watcher`."""
+        if self._by_ingest and fresh:
+            fresh = {(0, 0.0): np.sum(list(fresh.values()), axis=0)}
+        self._blocks.ingest(fresh, watermark - self._trails)
+        decided: Bools = log_e_value(self._blocks.carried()) >= LIMIT
+        return decided
+
+
+class Pooled:
+    """A rule that knows no blocks and sees the rows as they come."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+
+    def ingest(self, fresh: dict[Key, Arms], watermark: float) -> Bools:
+        """See `Watcher`."""
+        rows = np.sum(list(fresh.values()), axis=0).astype(np.int64)[:, :, None]
+        return self._rule.hits(rows[0], rows[1])[:, 0]
+
+
+def ever_decided(
+    lateness: Lateness, watchers: Mapping[str, Watcher], releases: int, bucket: float, seed: int
+) -> dict[str, Bools]:
+    """Releases in which each watcher decided at some ingest, all on the same rows."""
+    decided = {name: np.zeros(releases, dtype=bool) for name in watchers}
+    for fresh, ingest in lateness.ingests(releases, bucket, seed):
+        for name, watcher in watchers.items():
+            decided[name] |= watcher.ingest(fresh, (ingest + 1) * SLOT_SECONDS)
+    return decided

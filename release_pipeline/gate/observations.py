@@ -1,0 +1,150 @@
+"""What is known before anything is bet: counts of one ingest, levels from before the release, lengths of buckets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Self
+
+from release_pipeline.spec_gate import GatePart, Metric
+
+Counts = tuple[int, ...]
+
+#: The segment of rows whose label was rare, or unknown, before the release.
+OTHER: Final = "other"
+
+#: The champion's level where no row from before the release tells it; p95 leaves 5 % slow by definition.
+DEFAULT_LEVELS: Final[Mapping[str, float]] = {"errors": 0.01, "slow": 0.05}
+_DEFAULT_LEVEL: Final = 0.05
+
+#: Bucket lengths that :func:`bucket_seconds_for` chooses from; they divide a day, so buckets of any two days line up.
+BUCKET_LENGTHS: Final = (300, 600, 1200, 3600, 7200, 14400, 43200, 86400)
+#: A bucket should hold this many times the rows that close a block, or too many rows are left over.
+_BLOCKS_PER_BUCKET: Final = 5
+
+
+class Series(NamedTuple):
+    """What is bet on by itself: a metric, or one segment of it."""
+
+    metric: str
+    segment: str = ""
+    """Label of the segment; empty where the metric has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one ingest saw of one series in one event-time bucket of one ramp step.
+
+    An observation with counts of zero is allowed: it carries a new watermark when no row came.
+    """
+
+    ingest: int
+    """Number of the ingest, rising within a release."""
+    step: int
+    """Ramp step at the rows' event time; 0 is the first."""
+    bucket_start: float
+    """Start of the event-time bucket, unix seconds."""
+    metric: str
+    """Name of the metric in the gate."""
+    segment: str = ""
+    """Label of the segment; empty where the metric has none."""
+    champion: Counts
+    """Champion rows per value bin, from good (0) to bad (1)."""
+    challenger: Counts
+    """Challenger rows per value bin."""
+    champion_unjudged: int = 0
+    """Champion rows without a usable value: NULL, NaN, a negative duration, a status that is none."""
+    challenger_unjudged: int = 0
+    from_version: int
+    """First commit version of the table that the ingest read."""
+    to_version: int
+    """Last commit version that it read."""
+    watermark: float
+    """Event time up to which rows were believed complete at the ingest, unix seconds."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot be counts."""
+        if len(self.champion) != len(self.challenger) or len(self.champion) < 2:
+            raise ValueError(
+                f"observation of {self.metric} in ingest {self.ingest} has {len(self.champion)} champion and "
+                f"{len(self.challenger)} challenger bins; give both arms the same bins, at least 2"
+            )
+        if min(*self.champion, *self.challenger, self.champion_unjudged, self.challenger_unjudged) < 0:
+            raise ValueError(f"observation of {self.metric} in ingest {self.ingest} has a negative count; count again")
+
+    @property
+    def series(self) -> Series:
+        """What the rows are bet on."""
+        return Series(self.metric, self.segment)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The champion's level of one series before the release, frozen when the release starts."""
+
+    metric: str
+    n: int
+    """Champion rows it was taken from."""
+    bad: float
+    """Sum of their badness."""
+    threshold_ms: int | None
+    """What counts as slow, milliseconds; None where the metric has no threshold."""
+    level: float
+    """Mean badness in (0, 1)."""
+    segment: str = ""
+
+    @classmethod
+    def freeze(cls, metric: Metric, n: int, bad: float, threshold_ms: int | None = None, segment: str = "") -> Self:
+        """The level ``(bad + 0.5) / (n + 1)``, or the kind's default (:data:`DEFAULT_LEVELS`) without rows.
+
+        The level decides how quickly evidence grows, not whether it is valid, so a rough one is good enough.
+
+        Raises:
+            ValueError: ``bad`` is not between 0 and ``n``.
+        """
+        if not 0 <= bad <= n:
+            raise ValueError(f"baseline of {metric.name} has {bad} bad of {n} rows; bad must be from 0 to {n}")
+        level = (bad + 0.5) / (n + 1) if n else DEFAULT_LEVELS.get(metric.kind, _DEFAULT_LEVEL)
+        return cls(metric.name, n, bad, threshold_ms, level, segment)
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """Rows per value bin of both arms; the empty one has no bins yet."""
+
+    champion: Counts = ()
+    challenger: Counts = ()
+
+    def __add__(self, other: "Arms") -> "Arms":
+        if not self.champion:
+            return other
+        if not other.champion:
+            return self
+        return Arms(
+            tuple([a + b for a, b in zip(self.champion, other.champion, strict=True)]),
+            tuple([a + b for a, b in zip(self.challenger, other.challenger, strict=True)]),
+        )
+
+    @property
+    def champion_n(self) -> int:
+        """Champion rows."""
+        return sum(self.champion)
+
+    @property
+    def challenger_n(self) -> int:
+        """Challenger rows."""
+        return sum(self.challenger)
+
+
+def bucket_seconds_for(gate: GatePart, champion_rows_per_second: float) -> int:
+    """Length of the event-time buckets: what the gate says, or the shortest that holds enough champion rows.
+
+    Short buckets keep evidence valid while weights or rates swing within a step; long ones lose fewer rows at low
+    traffic. Traffic alone decides, never outcomes.
+
+    Args:
+        gate: Its ``bucket_seconds`` wins where it is set.
+        champion_rows_per_second: Rows of the metric expected at the champion's smallest share, that of the last step.
+    """
+    if gate.bucket_seconds is not None:
+        return gate.bucket_seconds
+    rows = _BLOCKS_PER_BUCKET * gate.min_champion_rows
+    return next((s for s in BUCKET_LENGTHS if s * champion_rows_per_second >= rows), BUCKET_LENGTHS[-1])

@@ -1,0 +1,149 @@
+"""The command ``replay``."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError
+
+#: A replay that takes longer shows how far it is.
+_PATIENCE_SECONDS: Final = 2.0
+
+
+class _Share(click.ParamType[tuple[str, float]]):
+    """``METRIC=SHARE``."""
+
+    name = "METRIC=SHARE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Split and check."""
+        metric, _, text = str(value).partition("=")
+        try:
+            share = float(text)
+        except ValueError:
+            share = -1.0
+        if not metric or not 0 < share < 1:
+            self.fail(f"{value!r} is no METRIC=SHARE with a share above 0 and below 1, such as errors=0.01.")
+        return metric, share
+
+
+@click.command()
+@click.option("--spec", "spec_file", required=True, type=click.Path(path_type=Path),
+              help="The release's defs.yaml.")  # fmt: skip
+@click.option("--log", required=True, help="Parquet, CSV (also .gz), or a table catalog.schema.table in the workspace.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every metric's path of e-values.")
+@click.option("--tick-seconds", type=click.FloatRange(min=0, min_open=True),
+              help="Time between two looks.  [default: automation.tick_seconds]")  # fmt: skip
+@click.option("--watermark-lag", type=click.FloatRange(min=0),
+              help="Seconds that the watermark trails the newest row.  [default: as live, the longest delay so far]")  # fmt: skip
+@click.option("--min-step-seconds", type=int, help="Shortest time on a step.  [default: ramp.min_step_seconds]")
+@click.option("--bucket-seconds", type=int,
+              help="Length of event-time buckets.  [default: gate.bucket_seconds, or by the traffic]")  # fmt: skip
+@click.option("--min-champion-rows", type=int,
+              help="Champion rows that close a block.  [default: gate.min_champion_rows]")  # fmt: skip
+@click.option("--alpha", type=float, help="Probability of a false rollback.  [default: gate.alpha]")
+@click.option("--champion-level", type=_Share(), multiple=True,
+              help="The champion's frozen level; may be repeated.  [default: from the rows before the ramp]")  # fmt: skip
+@click.option("--step", type=click.IntRange(min=1),
+              help="Judge everything as this ramp step; 1 is the first.  [default: steps follow from the verdicts]")  # fmt: skip
+@click.option("--require", multiple=True, metavar="METRIC",
+              help="Must be shown before a step advances; guard or not; may be repeated.")  # fmt: skip
+@click.option("--no-guard", multiple=True, metavar="METRIC", help="Does not roll back; may be repeated.")
+@click.option("--champion-entity", multiple=True, metavar="ID",
+              help="served_entity_id of the champion; may be repeated.")  # fmt: skip
+@click.option("--challenger-entity", multiple=True, metavar="ID",
+              help="served_entity_id of the challenger; may be repeated.")  # fmt: skip
+def replay(spec_file: Path, log: str, as_json: bool, **options: Any) -> None:
+    """Put logged releases through the gate, exactly as if live, on a virtual clock.
+
+    The log has a row per request: arrived_at, request_time, request_id, arm (champion or challenger; or
+    served_entity_id), status_code, execution_duration_ms, and a column per further metric with its badness from 0 to 1.
+    release tells several releases apart, traffic_percent gives the steps. See docs/replay.md.
+    """
+    try:
+        text = _replay(spec_file, log, as_json, options)
+    except ReleasePipelineError as error:
+        click.echo(f"release-pipeline: {error}", err=True)
+        sys.exit(2 if isinstance(error, (SpecError, NotConfigured)) else 1)
+    click.echo(text, nl=False)
+
+
+def _replay(spec_file: Path, log: str, as_json: bool, options: dict[str, Any]) -> str:
+    """Everything that is printed: nothing is before all releases are done."""
+    from release_pipeline.replay_log.cells import CHALLENGER, CHAMPION
+    from release_pipeline.replay_log.frozen import freeze
+    from release_pipeline.replay_log.log_table import LogTable
+    from release_pipeline.replay_log.results import show, totals
+    from release_pipeline.replay_log.spec_file import change_spec, read_spec
+    from release_pipeline.replay_log.virtual_clock import ClockOptions, run
+
+    spec = change_spec(
+        read_spec(spec_file),
+        {name: options[name] for name in ("bucket_seconds", "min_champion_rows", "alpha")},
+        {"min_step_seconds": options["min_step_seconds"]},
+        require=options["require"],
+        no_guard=options["no_guard"],
+    )
+    levels = dict(options["champion_level"])
+    for name in levels:
+        if name not in [metric.name for metric in spec.gate.metrics]:
+            raise SpecError(f"--champion-level names {name}, which the gate does not have.")
+    step = options["step"]
+    if step is not None and step > len(spec.ramp.steps):
+        raise SpecError(f"--step is {step}, but the ramp has {len(spec.ramp.steps)} steps.")
+    both = set(options["champion_entity"]) & set(options["challenger_entity"])
+    if both:
+        raise SpecError(f"{sorted(both)[0]} is named by --champion-entity and by --challenger-entity; drop one.")
+    arms = dict.fromkeys(options["champion_entity"], CHAMPION) | dict.fromkeys(
+        options["challenger_entity"], CHALLENGER
+    )
+    clock = ClockOptions(
+        tick_seconds=options["tick_seconds"] or spec.automation.tick_seconds,
+        watermark_lag=options["watermark_lag"],
+        step=None if step is None else step - 1,
+    )
+    table = LogTable(log, spec, arms)
+    results = []
+    with _progress(table.releases) as releases:
+        for release in releases:
+            rows = table.rows(release)
+            results.append(run(rows, freeze(rows, table, spec, levels, clock.tick_seconds), spec, clock))
+    if as_json:
+        found = {"releases": [result.to_dict() for result in results], "totals": totals(results)}
+        return json.dumps(found) + "\n"
+    from io import StringIO
+
+    from rich.console import Console
+
+    colours = sys.stdout.isatty()
+    width = Console().width if colours else 160
+    console = Console(file=StringIO(), force_terminal=colours, width=width)
+    with console.capture() as captured:
+        show(results, console)
+    return captured.get()
+
+
+@contextmanager
+def _progress(releases: Sequence[str]) -> Iterator[Iterator[str]]:
+    """The releases, one by one; a bar on the terminal's standard error once it takes long."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("replaying", total=len(releases), visible=False)
+        began = time.monotonic()
+
+        def each() -> Iterator[str]:
+            for number, release in enumerate(releases):
+                progress.update(task, completed=number, visible=time.monotonic() - began > _PATIENCE_SECONDS)
+                yield release
+
+        yield each()

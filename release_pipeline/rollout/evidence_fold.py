@@ -1,0 +1,270 @@
+"""The evidence of a release so far, read off its rows: state, cursors, lags, digest and path.
+
+The rows of ingest 0 freeze what must not change during a release: gate, levels, thresholds, segments, bucket lengths.
+Every later ingest is folded on top. A snapshot, which an ingest carries now and then, stands for everything before it,
+so that a tick reads and folds a few ingests however long the release is.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any, Final, Self
+
+from release_pipeline.gate.betting import log_e_value
+from release_pipeline.gate.evidence import Bet, EvidenceState
+from release_pipeline.gate.observations import OTHER, Baseline, Observation, Series
+from release_pipeline.gate.state_json import state_from_dict, state_to_dict
+from release_pipeline.rollout.reconciliation import Reconciliation
+from release_pipeline.spec_gate import GatePart
+from release_pipeline.workspace.counts import MetricPlan, Read
+from release_pipeline.workspace.evidence_table import EvidenceRow
+
+#: The lag that people are shown, and that LAGGING goes by, is the longest of this many reads that brought rows.
+LAG_INGESTS: Final = 5
+#: Reads of a table without a change feed that are counted again for late rows.
+_READS_KEPT: Final = 12
+#: A path of e-values that grows longer is thinned to half.
+_LONGEST_PATH: Final = 160
+
+
+@dataclass(frozen=True)
+class Point:
+    """The e-values of one series after one ingest, as natural logarithms."""
+
+    ingest: int
+    step: int
+    values: Mapping[str, float]
+    """By bet: harm over all steps, the others of the step."""
+
+
+@dataclass(frozen=True)
+class EvidenceSoFar:
+    """Everything that the rows of a release say.
+
+    Attributes:
+        state: The gate's state.
+        baselines: The champion's levels from before the release.
+        thresholds: Frozen thresholds of `slow` metrics, milliseconds.
+        cursors: Version up to which each table was read.
+        lags: Longest lag of each of the latest reads that brought rows, seconds.
+        longest_lag: Longest lag of the release, seconds; the watermark trails by it.
+        watermark: Event time up to which the inference table was believed complete at the last ingest, unix seconds.
+        at: Time of the last ingest, unix seconds.
+        newest: Time of the newest commit of the inference table that was read, unix seconds.
+        sampling_fraction: Smallest share of logged requests that was seen.
+        late: Rows that came after the watermark of a table without a change feed; counted, never bet.
+        duplicates: Rows that were delivered again.
+        reconciliation: Counters against table.
+        digest: Digest of all rows that the state rests on.
+        reads: The latest reads of the inference table, to find rows that came too late for one without a change feed.
+        path: E-values by series.
+        ingest: Number of the last ingest.
+    """
+
+    state: EvidenceState
+    baselines: tuple[Baseline, ...]
+    thresholds: Mapping[str, int | None]
+    cursors: Mapping[str, int] = field(default_factory=dict)
+    lags: tuple[float, ...] = ()
+    longest_lag: float = 0.0
+    watermark: float = float("-inf")
+    at: float = float("-inf")
+    newest: float = float("-inf")
+    sampling_fraction: float = 1.0
+    late: int = 0
+    duplicates: int = 0
+    reconciliation: Reconciliation = field(default_factory=Reconciliation)
+    digest: str = ""
+    reads: tuple[Read, ...] = ()
+    path: Mapping[Series, tuple[Point, ...]] = field(default_factory=dict)
+    ingest: int = 0
+
+    @property
+    def gate(self) -> GatePart:
+        """The gate as frozen with the release."""
+        return self.state.gate
+
+    def plans(self, names: Iterable[str]) -> list[MetricPlan]:
+        """How the rows of the named metrics are counted."""
+        wanted = set(names)
+        return [
+            MetricPlan(
+                metric,
+                int(self.state.buckets[metric.name]),
+                self.thresholds.get(metric.name),
+                tuple(label for label in self.state.segments(metric.name) if label not in ("", OTHER)),
+            )
+            for metric in self.gate.metrics
+            if metric.name in wanted
+        ]
+
+    def add(self, rows: Sequence[EvidenceRow]) -> Self:
+        """With the rows of one more ingest."""
+        (last,) = [row for row in rows if row.kind == "ingest"]
+        blocks = [row for row in rows if row.kind == "block"]
+        state = self.state.add(observation(row) for row in blocks)
+        detail = last.detail
+        lags = (*self.lags, last.lag_seconds)[-LAG_INGESTS:] if detail.get("measured") else self.lags
+        return replace(
+            self,
+            state=state,
+            cursors={**self.cursors, **detail.get("cursors", {})},
+            lags=lags,
+            longest_lag=max(self.longest_lag, last.lag_seconds),
+            watermark=max(self.watermark, last.watermark),
+            at=last.at.timestamp(),
+            newest=max(self.newest, detail.get("newest", float("-inf"))),
+            sampling_fraction=min(self.sampling_fraction, detail.get("sampling_fraction") or 1.0),
+            late=self.late + detail.get("late", 0),
+            duplicates=self.duplicates + detail.get("duplicates", 0),
+            reconciliation=Reconciliation.from_dict(detail.get("counters", {})),
+            digest=_digest(self.digest, rows),
+            reads=(*self.reads, Read(last.from_version, last.to_version, detail.get("rows", 0)))[-_READS_KEPT:]
+            if last.to_version >= last.from_version
+            else self.reads,
+            path=_longer(self.path, state, blocks, last.ingest),
+            ingest=last.ingest,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, for a snapshot; the gate and the frozen levels stay with ingest 0."""
+        return {
+            "state": state_to_dict(self.state),
+            "cursors": dict(self.cursors),
+            "lags": list(self.lags),
+            "longest_lag": self.longest_lag,
+            "watermark": self.watermark,
+            "at": self.at,
+            "newest": self.newest,
+            "sampling_fraction": self.sampling_fraction,
+            "late": self.late,
+            "duplicates": self.duplicates,
+            "counters": self.reconciliation.to_dict(),
+            "digest": self.digest,
+            "reads": [[read.from_version, read.to_version, read.rows] for read in self.reads],
+            "path": [
+                [*series, [[point.ingest, point.step, dict(point.values)] for point in points]]
+                for series, points in self.path.items()
+            ],
+            "ingest": self.ingest,
+        }
+
+    def restored(self, data: Mapping[str, Any]) -> Self:
+        """What :meth:`to_dict` wrote, on top of the same ingest 0."""
+        kept = {key: value for key, value in data.items() if key not in ("state", "lags", "counters", "reads", "path")}
+        return replace(
+            self,
+            **kept,
+            state=state_from_dict(data["state"], self.gate),
+            lags=tuple(data["lags"]),
+            reconciliation=Reconciliation.from_dict(data["counters"]),
+            reads=tuple(Read(*read) for read in data["reads"]),
+            path={
+                Series(name, segment): tuple(Point(*point) for point in points)
+                for name, segment, points in data["path"]
+            },
+        )
+
+
+def so_far(rows: Sequence[EvidenceRow], gate: GatePart) -> EvidenceSoFar:
+    """The evidence that rows of one release hold: those of ingest 0, and all others or those since a snapshot.
+
+    Args:
+        rows: Complete ingests, as the evidence table reads them.
+        gate: The gate of the YAML, for a release that has no rows yet.
+
+    Raises:
+        ValueError: The rows begin after ingest 1 and have no snapshot.
+    """
+    first = [row for row in rows if row.ingest == 0]
+    found = _frozen(first, gate)
+    ingests = [(number, list(group)) for number, group in groupby(rows, key=lambda row: row.ingest) if number]
+    for index, (number, group) in enumerate(ingests):
+        if index == 0 and number > 1:
+            snapshot = next((row for row in group if row.kind == "snapshot"), None)
+            if snapshot is None:
+                raise ValueError(f"the evidence begins at ingest {number} without a snapshot; read all of it")
+            found = found.restored(snapshot.detail)
+        else:
+            found = found.add(group)
+    return found
+
+
+def observation(row: EvidenceRow) -> Observation:
+    """A block row as the gate takes it."""
+    champion, challenger = row.detail.get("unjudged", (0, 0))
+    return Observation(
+        ingest=row.ingest,
+        step=row.step,
+        bucket_start=row.bucket_start,
+        metric=row.metric,
+        segment=row.segment,
+        champion=row.champion,
+        challenger=row.challenger,
+        champion_unjudged=champion,
+        challenger_unjudged=challenger,
+        from_version=row.from_version,
+        to_version=row.to_version,
+        watermark=row.watermark,
+    )
+
+
+def capitals_after(state: EvidenceState, block: Observation) -> dict[str, list[float]]:
+    """The running log-capitals of a block's series: harm over all steps, the others of the block's step."""
+    evidence = state.metric(block.metric, block.segment)
+    return {
+        bet.value: list(account.carried() if bet in (Bet.HARM, Bet.ABOVE) else account.at(block.step))
+        for bet, account in sorted(evidence.accounts.items())
+    }
+
+
+def _frozen(rows: Sequence[EvidenceRow], gate: GatePart) -> EvidenceSoFar:
+    """What ingest 0 says; a release without one has the gate of the YAML and buckets of an hour."""
+    last = next((row for row in rows if row.kind == "ingest"), None)
+    if last is not None:
+        gate = GatePart.model_validate_json(last.detail["gate"])
+    by_name = {metric.name: metric for metric in gate.metrics}
+    levels = [row for row in rows if row.kind == "baseline" and row.metric in by_name]
+    baselines = tuple(
+        Baseline.freeze(
+            by_name[row.metric], row.detail["rows"], row.detail["bad"], row.detail["threshold_ms"], row.segment
+        )
+        for row in levels
+    )
+    buckets = {metric.name: 3600.0 for metric in gate.metrics}
+    buckets |= {row.metric: float(row.detail["bucket_seconds"]) for row in levels}
+    return EvidenceSoFar(
+        EvidenceState.start(baselines, gate, buckets=buckets),
+        baselines,
+        {row.metric: row.detail["threshold_ms"] for row in levels},
+        cursors=last.detail["cursors"] if last else {},
+        at=last.at.timestamp() if last else float("-inf"),
+        reconciliation=Reconciliation.from_dict(last.detail.get("counters", {})) if last else Reconciliation(),
+        digest=_digest("", rows),
+    )
+
+
+def _longer(
+    path: Mapping[Series, tuple[Point, ...]], state: EvidenceState, blocks: Iterable[EvidenceRow], ingest: int
+) -> dict[Series, tuple[Point, ...]]:
+    longer = dict(path)
+    newest = {Series(row.metric, row.segment): row for row in sorted(blocks, key=lambda row: row.step)}
+    for series, row in newest.items():
+        capitals = capitals_after(state, observation(row))
+        point = Point(ingest, row.step, {bet: float(log_e_value(values)) for bet, values in capitals.items()})
+        points = (*longer.get(series, ()), point)
+        longer[series] = points[::2] if len(points) > _LONGEST_PATH else points
+    return longer
+
+
+def _digest(before: str, rows: Sequence[EvidenceRow]) -> str:
+    """The first 16 hexadecimal digits of a SHA-256 over the digest before and the counts of one ingest."""
+    counts = [
+        [row.ingest, row.kind, row.step, row.bucket_start, row.metric, row.segment, row.champion, row.challenger, more]
+        for row in rows
+        if row.kind in ("baseline", "block", "ingest")
+        for more in [row.detail if row.kind == "baseline" else row.detail.get("unjudged")]
+    ]
+    return hashlib.sha256(json.dumps([before, counts]).encode()).hexdigest()[:16] if rows else before

@@ -1,0 +1,207 @@
+"""One read of what is new: from the tables to the rows of one ingest of evidence."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from release_pipeline.gate.evidence import EvidenceState
+from release_pipeline.gate.observations import Observation, bucket_seconds_for
+from release_pipeline.rollout.evidence_fold import EvidenceSoFar, capitals_after
+from release_pipeline.rollout.reconciliation import Reconciliation
+from release_pipeline.rollout.state import ReleaseState
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.spec_gate import GatePart, Metric
+from release_pipeline.workspace.counts import Delta, Group, Level
+from release_pipeline.workspace.evidence_table import SNAPSHOT_EVERY, EvidenceRow
+
+#: The traffic rate that sizes the event-time buckets is taken from this time before the release.
+RATE_SECONDS = 3600.0
+#: Requests that give a row of a metric of which nothing is known from before the release.
+_USUAL_SHARE = {"feedback": 0.05}
+
+
+@dataclass(frozen=True)
+class TableRead:
+    """What was read of one table: the metrics that it serves, and what arrived."""
+
+    table: str
+    metrics: tuple[Metric, ...]
+    delta: Delta
+
+
+def baseline_rows(
+    state: ReleaseState,
+    spec: ReleaseSpec,
+    levels: Sequence[Level],
+    *,
+    requests_per_second: float,
+    cursors: Mapping[str, int],
+    counters: Reconciliation,
+    at: datetime,
+) -> list[EvidenceRow]:
+    """Ingest 0: everything that is frozen for the whole release."""
+    smallest = 1 - max(spec.ramp.steps) / 100
+    rows = []
+    for metric in spec.gate.metrics:
+        found = [level for level in levels if level.metric == metric.name]
+        rate = sum(level.rows_per_second for level in found)
+        if not rate:
+            share = metric.sample if metric.kind == "judge" else _USUAL_SHARE.get(metric.kind, 1.0)
+            rate = requests_per_second * share
+        length = bucket_seconds_for(spec.gate, rate * smallest)
+        for level in found or [Level(metric.name, "", 0, 0.0, None, 0.0)]:
+            frozen = {
+                "rows": level.rows,
+                "bad": level.bad,
+                "threshold_ms": level.threshold_ms,
+                "bucket_seconds": length,
+            }
+            rows.append(
+                EvidenceRow(state.release, 0, "baseline", at, metric=metric.name, segment=level.segment, detail=frozen)
+            )
+    detail = {
+        "gate": spec.gate.model_dump_json(exclude_unset=True),
+        "cursors": dict(cursors),
+        "requests_per_second": requests_per_second,
+        "counters": counters.to_dict(),
+    }
+    return [*rows, EvidenceRow(state.release, 0, "ingest", at, to_version=state.baseline_version, detail=detail)]
+
+
+def ingest_rows(
+    state: ReleaseState,
+    so_far: EvidenceSoFar,
+    reads: Sequence[TableRead],
+    mapping: Mapping[str, str],
+    *,
+    payload: Delta,
+    counters: Reconciliation,
+    at: datetime,
+) -> list[EvidenceRow]:
+    """The rows of the next ingest.
+
+    Args:
+        state: The release.
+        so_far: Its evidence.
+        reads: What was read of each table.
+        mapping: Version by served entity id.
+        payload: What was read of the inference table; its lag moves the watermark.
+        counters: Counters against table, with this ingest's reading.
+        at: Now.
+    """
+    number = so_far.ingest + 1
+    watermark = watermark_after(so_far, payload)
+    blocks = observations(state, so_far.state, number, reads, mapping, watermark)
+    after = so_far.state.add(blocks)
+    written = [
+        EvidenceRow(
+            release=state.release,
+            ingest=number,
+            kind="block",
+            at=at,
+            step=block.step,
+            bucket_start=block.bucket_start,
+            metric=block.metric,
+            segment=block.segment,
+            champion=block.champion,
+            challenger=block.challenger,
+            from_version=block.from_version,
+            to_version=block.to_version,
+            watermark=block.watermark,
+            log_capitals=capitals_after(after, block),
+            detail={"unjudged": [block.champion_unjudged, block.challenger_unjudged]}
+            if block.champion_unjudged or block.challenger_unjudged
+            else {},
+        )
+        for block in blocks
+    ]
+    written += [
+        EvidenceRow(state.release, number, "mapping", at, detail={"served_entity_id": entity, "version": version})
+        for entity, version in sorted(payload.mapping.items())
+    ]
+    detail = {
+        "cursors": {read.table: read.delta.to_version for read in reads},
+        "rows": payload.rows,
+        "measured": bool(payload.rows or payload.mapping),
+        "newest": payload.committed_at.timestamp(),
+        "outside": payload.outside,
+        "duplicates": sum(read.delta.duplicates for read in reads),
+        "late": sum(read.delta.late for read in reads),
+        "sampling_fraction": payload.sampling_fraction,
+        "counters": counters.to_dict(),
+    }
+    last = EvidenceRow(
+        release=state.release,
+        ingest=number,
+        kind="ingest",
+        at=at,
+        from_version=payload.from_version,
+        to_version=payload.to_version,
+        watermark=watermark,
+        lag_seconds=payload.lag_seconds,
+        detail=detail,
+    )
+    written.append(last)
+    if number % SNAPSHOT_EVERY == 0:
+        whole = so_far.add(written)
+        written.insert(-1, EvidenceRow(state.release, number, "snapshot", at, detail=whole.to_dict()))
+    return written
+
+
+def observations(
+    state: ReleaseState,
+    evidence: EvidenceState,
+    number: int,
+    reads: Iterable[TableRead],
+    mapping: Mapping[str, str],
+    watermark: float,
+) -> list[Observation]:
+    """Both arms side by side; where nothing arrived, one empty observation of each series carries the watermark."""
+    arm_of = {state.challenger_version: "challenger", state.champion_version: "champion"}
+    blocks = []
+    for read in reads:
+        cells: dict[tuple[str, str, int, float], dict[str, list[Group]]] = {}
+        for group in read.delta.groups:
+            arm = arm_of.get(mapping.get(group.served_entity_id, ""))
+            if arm is not None:
+                key = (group.metric, group.segment, group.step, group.bucket_start)
+                cells.setdefault(key, {}).setdefault(arm, []).append(group)
+        seen = {(name, segment) for name, segment, *_ in cells}
+        for metric in read.metrics:
+            for segment in evidence.segments(metric.name):
+                if (metric.name, segment) not in seen:
+                    cells[(metric.name, segment, max(state.step, 0), watermark)] = {}
+        for (name, segment, step, start), arms in sorted(cells.items()):
+            bins = next(metric.bins for metric in read.metrics if metric.name == name)
+            champion, challenger = arms.get("champion", []), arms.get("challenger", [])
+            blocks.append(
+                Observation(
+                    ingest=number,
+                    step=step,
+                    bucket_start=start,
+                    metric=name,
+                    segment=segment,
+                    champion=_counts(champion, bins),
+                    challenger=_counts(challenger, bins),
+                    champion_unjudged=sum(group.unjudged for group in champion),
+                    challenger_unjudged=sum(group.unjudged for group in challenger),
+                    from_version=read.delta.from_version,
+                    to_version=read.delta.to_version,
+                    watermark=watermark,
+                )
+            )
+    return blocks
+
+
+def watermark_after(so_far: EvidenceSoFar, payload: Delta) -> float:
+    """Event time up to which rows are believed complete: it trails by the longest lag that the release has seen."""
+    return payload.committed_at.timestamp() - max(payload.lag_seconds, so_far.longest_lag)
+
+
+def baseline_since(state: ReleaseState, gate: GatePart, promoted_at: Iterable[datetime]) -> datetime:
+    """From when on rows tell the champion's level: before its own promotion it did not serve everything."""
+    return max([state.started_at - timedelta(days=gate.baseline_days), *promoted_at])
+
+
+def _counts(groups: Sequence[Group], bins: int) -> tuple[int, ...]:
+    return tuple(sum(group.counts[index] for group in groups) for index in range(bins))

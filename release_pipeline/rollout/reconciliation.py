@@ -1,0 +1,130 @@
+"""The endpoint's counters against its inference table: failures that were never logged, and tables that nobody writes.
+
+Counters are read beside the ingests and kept with them. A reading can be compared with the table only when the table is
+complete up to it, so readings wait until the watermark has passed them. Pure: no I/O.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
+
+#: Readings that may wait for the watermark; beyond it every second one is dropped.
+_MOST_READINGS: Final = 64
+#: With a sampled table, only a deficit beyond this many standard deviations counts as unlogged.
+_DEVIATIONS: Final = 4.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The endpoint's counters at one time."""
+
+    at: float
+    """Unix seconds."""
+    requests: int
+    """Requests of all served entities."""
+    errors: int
+    """Failures of the challenger's served entity."""
+    since: float | None = None
+    """Where the endpoint counts by the minute: the beginning of the minute that ends at ``at``, unix seconds. None
+    where it counts from its start."""
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """What the counters say so far.
+
+    Attributes:
+        reconciled: The reading up to which table and counters were compared; None before the first reading.
+        waiting: Later readings, oldest first.
+        unlogged: Failures that were counted and not logged, up to ``reconciled``. Requests under way at a reading can
+            make it a little too high or too low until the next one.
+    """
+
+    reconciled: Reading | None = None
+    waiting: tuple[Reading, ...] = ()
+    unlogged: float = 0.0
+
+    @property
+    def last(self) -> Reading | None:
+        """The newest reading."""
+        return self.waiting[-1] if self.waiting else self.reconciled
+
+    def read(self, reading: Reading) -> Self:
+        """With one more reading. After a restart of the counters everything before is unknown and left out."""
+        last = self.last
+        if reading.since is not None:
+            known = last is not None and last.at >= reading.at
+            return self if known else replace(self, waiting=_thinned((*self.waiting, reading)))
+        if last is None or reading.requests < last.requests or reading.errors < last.errors:
+            return replace(self, reconciled=reading, waiting=())
+        return replace(self, waiting=_thinned((*self.waiting, reading)))
+
+    def due(self, watermark: float) -> Reading | None:
+        """A reading that the table is complete up to: the newest of a counter, the oldest of single minutes."""
+        complete = [reading for reading in self.waiting if reading.at <= watermark]
+        if not complete:
+            return None
+        return complete[-1] if complete[-1].since is None else complete[0]
+
+    def window(self, reading: Reading) -> tuple[float, float]:
+        """The event times that a waiting reading is compared over, half open, unix seconds."""
+        since = reading.since if self.reconciled is None or reading.since is not None else self.reconciled.at
+        assert since is not None, "a reading of a counter waits only behind another"
+        return since, reading.at
+
+    def compare(self, reading: Reading, logged: int, sampling_fraction: float = 1.0) -> Self:
+        """Compare the table with the counters over :meth:`window`.
+
+        Args:
+            reading: A waiting reading, such as :meth:`due` gives.
+            logged: Failures of the challenger in the table in that time.
+            sampling_fraction: Share of the requests that the table logs.
+        """
+        before = self.reconciled.errors if self.reconciled is not None and reading.since is None else 0
+        counted = reading.errors - before
+        missing = counted - logged / sampling_fraction
+        if sampling_fraction < 1:
+            chance = _DEVIATIONS * math.sqrt(counted * (1 - sampling_fraction) / sampling_fraction)
+            missing = max(0.0, missing - chance)
+        waiting = tuple(each for each in self.waiting if each.at > reading.at)
+        return replace(self, reconciled=reading, waiting=waiting, unlogged=self.unlogged + missing)
+
+    def unlogged_errors(self) -> int:
+        """Failures that are known to be missing in the table."""
+        return max(0, round(self.unlogged))
+
+    def requests_between(self, after: float, before: float) -> int:
+        """Requests that were surely answered between two times, as far as readings show."""
+        minutes = [each for each in self.waiting if each.since is not None]
+        if minutes:
+            return sum(each.requests for each in minutes if after <= (each.since or 0.0) and each.at <= before)
+        readings = [each for each in (self.reconciled, *self.waiting) if each and after <= each.at <= before]
+        return readings[-1].requests - readings[0].requests if readings else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: see :meth:`from_dict`."""
+        return {
+            "reconciled": _values(self.reconciled) if self.reconciled else None,
+            "waiting": [_values(reading) for reading in self.waiting],
+            "unlogged": self.unlogged,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """What :meth:`to_dict` wrote; nothing where it is empty."""
+        reconciled: Sequence[Any] | None = data.get("reconciled")
+        waiting: Iterable[Sequence[Any]] = data.get("waiting", ())
+        return cls(
+            Reading(*reconciled) if reconciled else None,
+            tuple(Reading(*values) for values in waiting),
+            data.get("unlogged", 0.0),
+        )
+
+
+def _thinned(waiting: tuple[Reading, ...]) -> tuple[Reading, ...]:
+    return waiting[1::2] if len(waiting) > _MOST_READINGS else waiting
+
+
+def _values(reading: Reading) -> list[float | int | None]:
+    return [reading.at, reading.requests, reading.errors, reading.since]

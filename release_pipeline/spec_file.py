@@ -1,0 +1,47 @@
+"""Reads a release's ``defs.yaml`` for commands that need the specification and nothing else of Dagster."""
+
+from pathlib import Path
+from typing import Any
+
+from release_pipeline.errors import SpecError
+from release_pipeline.spec import ReleaseSpec, parse_spec
+
+_TYPE = "release_pipeline.ReleasePipelineComponent"
+
+
+def read_spec(file: Path) -> ReleaseSpec:
+    """The validated specification in ``file``, or in the ``defs.yaml`` of the folder ``file``.
+
+    Templates are resolved as Dagster does it, which is loaded only if there are any.
+
+    Raises:
+        SpecError: The file cannot be read, is not YAML, holds no release, or not exactly one, or the release is wrong.
+    """
+    import yaml
+
+    path = file / "defs.yaml" if file.is_dir() else file
+    try:
+        text = path.read_text(encoding="utf-8")
+        documents = list(yaml.safe_load_all(text))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read ({type(error).__name__}); name a release's defs.yaml.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise SpecError(f"{path}: is not YAML{where}; mend it there.") from None
+    found = [each for each in documents if isinstance(each, dict) and each.get("type") == _TYPE]
+    if len(found) != 1 or not isinstance(found[0].get("attributes"), dict):
+        raise SpecError(f"{path}: has {len(found)} releases of type {_TYPE} with attributes; it must have one.")
+    attributes: dict[str, Any] = found[0]["attributes"]
+    return parse_spec(_resolved(attributes) if "{{" in text else attributes, file=path)
+
+
+def _resolved(attributes: dict[str, Any]) -> dict[str, Any]:
+    import dagster as dg
+
+    try:
+        return dict(dg.ResolutionContext.default().resolve_value(attributes))
+    except Exception as error:
+        # Whatever a template raises is the user's to mend.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpecError(f"a template cannot be resolved ({reason}); mend it, or set its variable.") from None

@@ -1,0 +1,140 @@
+"""What reading a table gives: counts of its new rows, and levels from before a release. Never a request's body."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from release_pipeline.spec_gate import Metric
+
+#: The segment of every label that was not frozen; the gate calls it so, too.
+OTHER: Final = "other"
+
+
+class Cursor(NamedTuple):
+    """How far a table reaches.
+
+    Attributes:
+        version: Newest commit version; in watermark mode the last whole second of event time that may be read.
+        at: Time of that commit; in watermark mode the event time of the newest row.
+    """
+
+    version: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Window:
+    """The event times of one ramp step, half open; ``end`` None means until now."""
+
+    step: int
+    start: datetime
+    end: datetime | None
+
+
+@dataclass(frozen=True)
+class MetricPlan:
+    """How one metric's rows are counted during a release; frozen with its baseline.
+
+    Attributes:
+        metric: The metric.
+        bucket_seconds: Length of its event-time buckets.
+        threshold_ms: What `slow` means; with None no row can be judged.
+        segments: Labels that are counted by themselves; every other label is counted as ``OTHER``. Empty where the
+            metric has no segments, or where none was seen.
+    """
+
+    metric: Metric
+    bucket_seconds: int
+    threshold_ms: int | None = None
+    segments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one metric in one (step, event-time bucket, served entity, segment).
+
+    Attributes:
+        step: Ramp step at the rows' event time.
+        bucket_start: Start of the bucket, unix seconds.
+        served_entity_id: Who answered.
+        metric: Name of the metric.
+        segment: Label; empty where the metric has no segments.
+        counts: Rows per value bin, from good (0) to bad (1).
+        unjudged: Rows without a usable value.
+    """
+
+    step: int
+    bucket_start: float
+    served_entity_id: str
+    metric: str
+    segment: str
+    counts: tuple[int, ...]
+    unjudged: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What arrived between two versions of a table.
+
+    Attributes:
+        from_version: First version that was read.
+        to_version: Last version that was read.
+        groups: Counts of the rows that fall into a step and were answered by a served entity.
+        entities: Number of those rows by served entity id.
+        mapping: Version by served entity id, as tracers, or the rows themselves, showed it.
+        lag_seconds: Longest time from a request to its commit among the rows of a step and the tracers, 0.0 where
+            there was none; in watermark mode the hold-back.
+        committed_at: ``at`` of the cursor that was read up to.
+        outside: Rows of no step (before the ramp, or while traffic was being moved), of no entity (answered by the
+            gateway), refused before a version saw them, or without a request id; counted, never judged.
+        duplicates: Rows that were delivered before, and dropped.
+        late: Watermark mode: rows that came after their event time had been read; counted, never judged.
+        sampling_fraction: Smallest sampling fraction among the rows of a step; None where no row states one.
+        rows: Distinct rows that were read, tracers excepted.
+        failed: Metrics whose own SQL failed in the warehouse, each with a sentence; all their rows are unjudged.
+    """
+
+    from_version: int
+    to_version: int
+    groups: tuple[Group, ...]
+    entities: Mapping[str, int]
+    mapping: Mapping[str, str]
+    lag_seconds: float
+    committed_at: datetime
+    outside: int = 0
+    duplicates: int = 0
+    late: int = 0
+    sampling_fraction: float | None = None
+    rows: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Read:
+    """An earlier read of the same release: the versions of its Delta, both inclusive, and its rows."""
+
+    from_version: int
+    to_version: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Level:
+    """The level of a metric, or of one segment of it, before the release.
+
+    Attributes:
+        metric: Name of the metric.
+        segment: Label; empty where the metric has no segments.
+        rows: Judged rows.
+        bad: Sum of their badness.
+        threshold_ms: Frozen threshold of a `slow` metric.
+        rows_per_second: Judged rows per second, just before the release.
+    """
+
+    metric: str
+    segment: str
+    rows: int
+    bad: float
+    threshold_ms: int | None
+    rows_per_second: float

@@ -1,0 +1,227 @@
+"""The statements that read a payload table: what is new, how it counts, and how it was before a release."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from release_pipeline.workspace.counts import MetricPlan, Window
+from release_pipeline.workspace.metric_sql import (
+    ANSWERED,
+    TRACER,
+    badness,
+    bucket,
+    label,
+    segment,
+    step,
+    value_bin,
+)
+from release_pipeline.workspace.payload_shape import PayloadShape
+from release_pipeline.workspace.sql.warehouse import Value
+
+Statement = tuple[str, dict[str, Value]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a payload table.
+
+    Attributes:
+        shape: The table's shape.
+        relation: What FROM reads.
+        where: Condition over it as ``payload``.
+        values: What the condition binds.
+        order: SQL by which the first copy of a request id is known.
+        lag: SQL of a row's microseconds from request to commit.
+    """
+
+    shape: PayloadShape
+    relation: str
+    where: str
+    values: Mapping[str, Value] = field(default_factory=dict)
+    order: str = "0"
+    lag: str = "CAST(NULL AS BIGINT)"
+
+    @property
+    def query(self) -> str:
+        """All their columns, canonical ones and the table's own."""
+        return (
+            f"SELECT {self.shape.select_list()}, {self.order} AS rp_order, {self.lag} AS rp_lag "
+            f"FROM {self.relation} AS payload WHERE {self.where}"
+        )
+
+
+def profile(rows: Rows, windows: Sequence[Window]) -> Statement:
+    """Rows by (step, served entity, tracer): copies, distinct rows, event times in microseconds, sampling and lag.
+
+    Rows without a request id cannot be told from their copies; each is a row of its own, in no step.
+    """
+    placed, values = step(windows)
+    statement = f"""
+    WITH fresh AS (
+        SELECT *, {placed} AS rp_step, CASE WHEN {TRACER} THEN client_request_id END AS rp_tracer
+        FROM ({rows.query}) AS canonical
+    ), numbered AS (
+        SELECT *, row_number() OVER (PARTITION BY request_id, rp_step ORDER BY rp_order) AS rp_copy FROM fresh
+    )
+    SELECT rp_step AS step, served_entity AS entity, rp_tracer AS tracer, count(*) AS copies,
+        count_if(rp_copy = 1 OR request_id IS NULL) AS n,
+        min(unix_micros(request_time)) AS oldest, max(unix_micros(request_time)) AS newest,
+        min(sampling_fraction) AS sampling, max(rp_lag) AS lag_us
+    FROM numbered GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    """
+    return statement, {**rows.values, **values}
+
+
+def counts(rows: Rows, seen: Rows | None, windows: Sequence[Window], plans: Sequence[MetricPlan]) -> Statement:
+    """Rows of a step by (step, bucket, entity, segment): their number, lag, and per plan ``v<i>_<bin>`` and ``v<i>_x``.
+
+    Args:
+        rows: The new rows.
+        seen: Rows that were read before; a new row with the request id of one is left out.
+        windows: The ramp's steps.
+        plans: Plans that :func:`~release_pipeline.workspace.metric_sql.together` put together; may be empty, then
+            ``bucket`` is 0.
+    """
+    placed, values = step(windows)
+    values |= dict(rows.values)
+    again = ""
+    if seen is not None:
+        values |= dict(seen.values)
+        again = "AND NOT EXISTS (SELECT 1 FROM seen WHERE seen.request_id = candidate.request_id)"
+    label_sql, labels = segment(plans[0]) if plans else ("''", {})
+    bucket_sql = bucket(plans[0].bucket_seconds) if plans else "CAST(0 AS BIGINT)"
+    values |= labels
+    valued, counted = [], []
+    for number, plan in enumerate(plans):
+        sql, bound = badness(plan.metric, plan.threshold_ms, number)
+        values |= bound
+        valued.append(f", {sql} AS rp_value_{number}")
+        counted += _bins(number, plan.metric.bins)
+    binned = [
+        f", {value_bin(f'rp_value_{number}', plan.metric.bins)} AS rp_bin_{number}" for number, plan in enumerate(plans)
+    ]
+    statement = f"""
+    WITH fresh AS (
+        SELECT *, {placed} AS rp_step FROM ({rows.query}) AS canonical
+    ), numbered AS (
+        SELECT *, row_number() OVER (PARTITION BY request_id ORDER BY rp_order) AS rp_copy
+        FROM fresh WHERE rp_step IS NOT NULL
+    ), {_seen(seen)} kept AS (
+        SELECT * FROM numbered AS candidate WHERE rp_copy = 1 {again}
+    ), valued AS (
+        SELECT rp_step, {bucket_sql} AS rp_bucket, served_entity, {label_sql} AS rp_segment, rp_lag{"".join(valued)}
+        FROM kept
+    ), binned AS (
+        SELECT rp_step, rp_bucket, served_entity, rp_segment, rp_lag{"".join(binned)} FROM valued
+    )
+    SELECT rp_step AS step, rp_bucket AS bucket, served_entity AS entity, rp_segment AS segment,
+        count(*) AS n, max(rp_lag) AS lag_us{"".join(counted)}
+    FROM binned GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+    """
+    return statement, values
+
+
+def distinct(rows: Rows) -> Statement:
+    """How many rows there are, tracers and copies excepted."""
+    return (
+        f"SELECT count(DISTINCT request_id) + count_if(request_id IS NULL) AS n FROM ({rows.query}) AS canonical "
+        f"WHERE NOT {TRACER}",
+        dict(rows.values),
+    )
+
+
+def errors(rows: Rows) -> Statement:
+    """Rows with a status of 500 and above by served entity, tracers included, copies counted once."""
+    return (
+        "SELECT coalesce(served_entity, '') AS entity, count(DISTINCT request_id) + count_if(request_id IS NULL) AS n "
+        f"FROM ({rows.query}) AS canonical WHERE status_code >= 500 GROUP BY 1 ORDER BY 1",
+        dict(rows.values),
+    )
+
+
+def durations(rows: Rows, entities: Sequence[str]) -> Statement:
+    """The p95 of durations in milliseconds, and the first event time in unix microseconds."""
+    chosen, values = _of(entities)
+    return (
+        "SELECT percentile(CASE WHEN duration_ms >= 0 THEN duration_ms END, 0.95) AS p95, "
+        f"min(unix_micros(request_time)) AS first FROM ({rows.query}) AS canonical WHERE {ANSWERED}{chosen}",
+        {**rows.values, **values},
+    )
+
+
+def labels(rows: Rows, entities: Sequence[str], plan: MetricPlan, at_most: int) -> Statement:
+    """The most frequent labels of a metric's segments, each with its rows and the rows in all."""
+    chosen, values = _of(entities)
+    return (
+        f"""
+        WITH labelled AS (
+            SELECT {label(plan.metric)} AS rp_label FROM ({rows.query}) AS canonical WHERE {ANSWERED}{chosen}
+        ), numbered AS (
+            SELECT rp_label, count(*) AS n, sum(count(*)) OVER () AS total FROM labelled GROUP BY rp_label
+        )
+        SELECT rp_label AS label, n, total FROM numbered ORDER BY n DESC, rp_label LIMIT {int(at_most)}
+        """,
+        {**rows.values, **values},
+    )
+
+
+def levels(rows: Rows, entities: Sequence[str], plans: Sequence[MetricPlan], recent: datetime) -> Statement:
+    """By segment and plan: ``n<i>`` judged rows, ``bad<i>`` the sum of their bins, ``recent<i>`` those since then."""
+    chosen, values = _of(entities)
+    label_sql, bound = segment(plans[0])
+    values |= {**bound, **rows.values, "recent": recent}
+    valued, counted = [], []
+    for number, plan in enumerate(plans):
+        sql, bound = badness(plan.metric, plan.threshold_ms, number)
+        values |= bound
+        valued.append(f", {sql} AS rp_value_{number}")
+        found = value_bin(f"rp_value_{number}", plan.metric.bins)
+        counted.append(
+            f", count({found}) AS n{number}, coalesce(sum({found}), 0) AS bad{number}, "
+            f"count_if(rp_recent AND {found} IS NOT NULL) AS recent{number}"
+        )
+    return (
+        f"""
+        WITH valued AS (
+            SELECT {label_sql} AS rp_segment, request_time >= :recent AS rp_recent{"".join(valued)}
+            FROM ({rows.query}) AS canonical WHERE {ANSWERED}{chosen}
+        )
+        SELECT rp_segment AS segment{"".join(counted)} FROM valued GROUP BY 1 ORDER BY 1
+        """,
+        values,
+    )
+
+
+def probe(rows: Rows, windows: Sequence[Window] | None, plan: MetricPlan) -> Statement:
+    """A statement that fails where the SQL of one metric does, over the rows of the steps, or without any over all."""
+    placed, values = (f"CASE WHEN {ANSWERED} THEN 1 END", {}) if windows is None else step(windows)
+    sql, bound = badness(plan.metric, plan.threshold_ms, 0)
+    label_sql = label(plan.metric) if plan.metric.segments else "''"
+    return (
+        f"SELECT count({sql}) AS n, count({label_sql}) AS labelled FROM ({rows.query}) AS canonical "
+        f"WHERE {placed} IS NOT NULL",
+        {**rows.values, **values, **bound},
+    )
+
+
+def _bins(number: int, bins: int) -> list[str]:
+    column = f"rp_bin_{number}"
+    return [
+        *(f", count_if({column} <=> {value}) AS v{number}_{value}" for value in range(bins)),
+        f", count_if({column} IS NULL) AS v{number}_x",
+    ]
+
+
+def _seen(seen: Rows | None) -> str:
+    if seen is None:
+        return ""
+    request_id = seen.shape.expression("request_id")
+    return f"seen AS (SELECT {request_id} AS request_id FROM {seen.relation} AS payload WHERE {seen.where}), "
+
+
+def _of(entities: Sequence[str]) -> Statement:
+    """A condition that only these served entities answered; none for all."""
+    if not entities:
+        return "", {}
+    values: dict[str, Value] = {f"entity_{index}": entity for index, entity in enumerate(entities)}
+    return f" AND served_entity IN ({', '.join(f':{name}' for name in values)})", values

@@ -1,0 +1,116 @@
+"""The endpoint's counters against its table: what is missing is found, and nothing is invented."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from release_pipeline.rollout.reconciliation import Reading, Reconciliation
+from release_pipeline.workspace.endpoint_counters import Counters, MetricsPage, parse_counters
+
+
+def readings(*errors: int) -> Reconciliation:
+    """A reading every 10 s, with ten requests between two."""
+    found = Reconciliation()
+    for index, count in enumerate(errors):
+        found = found.read(Reading(10.0 * index, 10 * index, count))
+    return found
+
+
+def test_failures_that_were_counted_and_not_logged_are_unlogged() -> None:
+    found = readings(0, 3, 7)
+    due = found.due(25.0)
+    assert due == Reading(20.0, 20, 7)
+    assert found.compare(due, 7).unlogged_errors() == 0
+    compared = found.compare(due, 2)
+    assert compared.unlogged_errors() == 5
+    assert compared.waiting == ()
+    assert compared.last == due
+
+
+def test_a_reading_waits_until_the_table_is_complete_up_to_it() -> None:
+    found = readings(0, 3, 7)
+    assert found.due(9.9) is None
+    assert found.due(10.0) == Reading(10.0, 10, 3)
+
+
+def test_a_failure_on_either_side_of_a_reading_evens_out() -> None:
+    found = readings(0, 1, 2)
+    early = found.compare(found.waiting[0], 0)
+    assert early.unlogged_errors() == 1
+    assert early.compare(found.waiting[1], 2).unlogged_errors() == 0
+
+
+def test_a_restart_of_the_counters_begins_anew_and_keeps_what_was_found() -> None:
+    found = readings(0, 9)
+    found = found.compare(found.waiting[0], 4).read(Reading(20.0, 0, 0))
+    assert found.reconciled == Reading(20.0, 0, 0)
+    assert found.waiting == ()
+    assert found.unlogged_errors() == 5
+
+
+def test_what_a_sampled_table_leaves_out_by_chance_is_not_unlogged() -> None:
+    found = readings(0, 400)
+    assert found.compare(found.waiting[0], 95, sampling_fraction=0.25).unlogged_errors() == 0
+    assert found.compare(found.waiting[0], 0, sampling_fraction=0.25).unlogged_errors() > 200
+
+
+def test_requests_between_two_times_are_those_between_the_readings_inside() -> None:
+    found = readings(0, 0, 0, 0)
+    assert found.requests_between(5.0, 35.0) == 20
+    assert found.requests_between(5.0, 12.0) == 0
+    assert found.requests_between(50.0, 60.0) == 0
+    assert Reconciliation().requests_between(0.0, 60.0) == 0
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=300))
+def test_many_waiting_readings_are_thinned_and_the_newest_stays(steps: list[int]) -> None:
+    found = Reconciliation()
+    total = 0
+    for index, step in enumerate(steps):
+        total += step
+        found = found.read(Reading(float(index), index, total))
+    assert len(found.waiting) <= 64
+    assert found.last == Reading(float(len(steps) - 1), len(steps) - 1, total)
+    assert Reconciliation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_counters_of_several_replicas_are_added_and_other_lines_are_none() -> None:
+    text = """# HELP request_count_total Requests.
+# TYPE request_count_total counter
+request_count_total{endpoint_name="e",served_model_name="new",replica="1"} 7
+request_count_total{endpoint_name="e",served_model_name="new",replica="2"} 5
+request_5xx_count_total{endpoint_name="e",served_model_name="new"} 2
+request_4xx_count_total{endpoint_name="e",served_model_name="new"} 4
+request_count_total{endpoint_name="e",served_model_name="old"} 1.0e+03
+cpu_usage_percentage{served_model_name="new"} 3.5
+nonsense
+"""
+    assert parse_counters(text) == MetricsPage({"new": Counters(12, 2), "old": Counters(1000, 0)})
+
+
+def test_a_time_beside_a_sample_is_the_end_of_the_minute_that_it_counts() -> None:
+    text = 'request_count_total{served_model_name="new"} 7 1795244340000\n'
+    assert parse_counters(text) == MetricsPage({"new": Counters(7, 0)}, 1795244340.0)
+
+
+def test_single_minutes_are_compared_one_by_one_and_never_twice() -> None:
+    found = Reconciliation()
+    for end, errors in ((60.0, 5), (60.0, 5), (240.0, 3)):
+        found = found.read(Reading(end, 10, errors, end - 60.0))
+    assert len(found.waiting) == 2
+    assert found.requests_between(0.0, 300.0) == 20
+    first = found.due(500.0)
+    assert first is not None
+    assert found.window(first) == (0.0, 60.0)
+    found = found.compare(first, 5)
+    second = found.due(500.0)
+    assert second is not None
+    assert found.window(second) == (180.0, 240.0), "minutes in between were not read, so they are not compared"
+    assert found.compare(second, 1).unlogged_errors() == 2
+
+
+@pytest.mark.parametrize("text", ["", "request_count_total 3\n", 'request_count_total{a="b"} 3\n'])
+def test_a_page_without_served_models_gives_no_counters(text: str) -> None:
+    assert parse_counters(text) == MetricsPage({})
