@@ -93,6 +93,7 @@ class _Ticks:
         self._seconds: dict[int, list[float]] = {size: [] for size in sizes}
         self._cpu: dict[int, list[float]] = {size: [] for size in sizes}
         self._statements: dict[int, list[tuple[str, Mapping[str, Value]]]] = {}
+        self._end = 0
         self.other_work: list[float] = []
 
     def turn(self, number: int) -> None:
@@ -103,7 +104,8 @@ class _Ticks:
             before = table.latest()
             assert before is not None
             first = number * self._new_rows
-            self._warehouse.execute(insert(table.name, first - COPIES, first + self._new_rows))
+            self._end = first + self._new_rows
+            self._warehouse.execute(insert(table.name, first - COPIES, self._end))
             self._warehouse.sent.clear()
             busy, cpu, own = machine_busy_seconds(), self._server.cpu_seconds(), client_seconds()
             begin = time.perf_counter()
@@ -134,7 +136,7 @@ class _Ticks:
         columns = "databricks_request_id, request_time, status_code, execution_duration_ms, request, response"
         name, pages = table_name(size), []
         begin = time.perf_counter()
-        for page in range(-size, (1 + len(self.other_work)) * self._new_rows, PAGE_ROWS):
+        for page in range(-size, self._end, PAGE_ROWS):
             start, end = (first_row_at(-number) for number in (page, page + PAGE_ROWS))
             pages.append(
                 pd.DataFrame(

@@ -33,10 +33,10 @@ def read_spec(file: Path) -> ReleaseSpec:
     if len(found) != 1 or not isinstance(found[0].get("attributes"), dict):
         raise SpecError(f"{path}: has {len(found)} releases of type {_TYPE} with attributes; it must have one.")
     attributes: dict[str, Any] = found[0]["attributes"]
-    return parse_spec(_resolved(attributes) if "{{" in text else attributes, file=path)
+    return parse_spec(_resolved(attributes, path) if "{{" in text else attributes, file=path)
 
 
-def _resolved(attributes: dict[str, Any]) -> dict[str, Any]:
+def _resolved(attributes: dict[str, Any], path: Path) -> dict[str, Any]:
     import dagster as dg
 
     try:
@@ -44,4 +44,4 @@ def _resolved(attributes: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         # Whatever a template raises is the user's to mend.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SpecError(f"a template cannot be resolved ({reason}); mend it, or set its variable.") from None
+        raise SpecError(f"{path}: a template cannot be resolved ({reason}); mend it, or set its variable.") from None

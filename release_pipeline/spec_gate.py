@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -220,7 +221,7 @@ class GatePart(Strict):
             )
         return self
 
-    @property
+    @cached_property
     def guards(self) -> tuple[Metric, ...]:
         """The metrics that can roll back; alpha is split over them."""
         return tuple(metric for metric in self.metrics if metric.guards)

@@ -21,6 +21,7 @@ itself takes a quicker way, whose last digits may differ from those of the same 
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
@@ -52,6 +53,7 @@ _MOST_REQUESTS: Final = 100_000_000
 
 #: Keeps a stake finite where nothing can be lost.
 _LEAST_LOST: Final = 1e-12
+_LARGEST: Final = 700.0
 _LOG_STAKES: Final = math.log(len(LAMBDAS))
 _COLUMN: Final[Floats] = LAMBDAS[:, None]
 
@@ -157,6 +159,16 @@ def log_e_value(capitals: ArrayLike) -> Floats:
     top = logs.max(axis=-1)
     total: Floats = np.log(np.exp(logs - top[..., None]).sum(axis=-1)) + (top - _LOG_STAKES)
     return total
+
+
+def e_value(capitals: Sequence[float]) -> float:
+    """The mean capital over the stakes of one bet, at most e^700, which a float still holds.
+
+    Args:
+        capitals: Log-capitals of its stakes, 16 of them.
+    """
+    top = max(capitals)
+    return math.exp(min(_LARGEST, top - _LOG_STAKES + math.log(sum([math.exp(each - top) for each in capitals]))))
 
 
 def requests_left(capitals: ArrayLike, per_request: ArrayLike, target: float) -> int | None:

@@ -19,14 +19,14 @@ from typing import Final
 from release_pipeline.gate.betting import (
     below_increment,
     bin_values,
-    log_e_value,
+    e_value,
     noninferiority_increment,
     requests_left,
 )
 from release_pipeline.gate.doubts import doubtful
-from release_pipeline.gate.evidence import Bet, Capitals, EvidenceState
+from release_pipeline.gate.evidence import Bet, EvidenceState
 from release_pipeline.gate.holds import no_data, share_mismatch, unhealthy, updating
-from release_pipeline.gate.observations import OTHER, Arms, Counts, Series
+from release_pipeline.gate.observations import OTHER, Counts, Series
 from release_pipeline.gate.verdict import (
     Action,
     GoReason,
@@ -145,26 +145,26 @@ def _compare(
         return _bound(state, spec, metric, segment, step)
     evidence, level = state.metric(metric.name, segment), state.levels[Series(metric.name, segment)]
     rows, good = evidence.seen(step), evidence.account(Bet.NONINFERIORITY).at(step)
-    left = None
-    if 0 < share < 1 and _e_value(good) < 1 / spec.gate.alpha:
+    good_e, left = e_value(good), None
+    if 0 < share < 1 and good_e < 1 / spec.gate.alpha:
         rate, per_champion = _expected_rate(rows.champion, level), (1 - share) / share
         champion, challenger = [per_champion * (1 - rate), per_champion * rate], [1 - rate, rate]
         growth = noninferiority_increment(champion, challenger, level, margin)
         left = requests_left(good, growth, -math.log(spec.gate.alpha))
-    harm = evidence.account(Bet.HARM).carried()
-    return _verdict_of(state, spec, metric, segment, rows, step, harm, good, left, margin=margin, bound=None)
+    harm_e = e_value(evidence.account(Bet.HARM).carried())
+    return _verdict_of(state, spec, metric, segment, step, harm_e, good_e, left, margin=margin, bound=None)
 
 
 def _bound(state: EvidenceState, spec: ReleaseSpec, metric: Metric, segment: str, step: int) -> MetricVerdict:
     """One series against its absolute bound, if it has one."""
     evidence = state.metric(metric.name, segment)
     rows, good = evidence.seen(step), evidence.account(Bet.BELOW).at(step)
-    left = None
-    if metric.bound is not None:
+    good_e, left = e_value(good), None
+    if metric.bound is not None and good_e < 1 / spec.gate.alpha:
         rate = _expected_rate(rows.challenger, state.levels[Series(metric.name, segment)])
         left = requests_left(good, below_increment([1 - rate, rate], metric.bound), -math.log(spec.gate.alpha))
-    harm = evidence.account(Bet.ABOVE).carried()
-    return _verdict_of(state, spec, metric, segment, rows, step, harm, good, left, margin=None, bound=metric.bound)
+    harm_e = e_value(evidence.account(Bet.ABOVE).carried())
+    return _verdict_of(state, spec, metric, segment, step, harm_e, good_e, left, margin=None, bound=metric.bound)
 
 
 def _verdict_of(
@@ -172,22 +172,21 @@ def _verdict_of(
     spec: ReleaseSpec,
     metric: Metric,
     segment: str,
-    rows: Arms,
     step: int,
-    harm: Capitals,
-    good: Capitals,
+    harm_e: float,
+    good_e: float,
     left: int | None,
     *,
     margin: float | None,
     bound: float | None,
 ) -> MetricVerdict:
     """The bets on one series held against their limits; alpha is split over guards and segments, for harm alone."""
-    labels = state.segments(metric.name)
-    harm_e, harm_limit = _e_value(harm), len(labels) / spec.gate.alpha_of(metric)
-    good_e, good_limit = _e_value(good), 1 / spec.gate.alpha
+    labels, evidence = state.segments(metric.name), state.metric(metric.name, segment)
+    harm_limit, good_limit = len(labels) / spec.gate.alpha_of(metric), 1 / spec.gate.alpha
+    rows = evidence.seen(step)
     champion_n, champion_bad = _sums(rows.champion)
     challenger_n, challenger_bad = _sums(rows.challenger)
-    unjudged = state.metric(metric.name, segment).unjudged.get(step, (0, 0))
+    unjudged = evidence.unjudged.get(step, (0, 0))
     return MetricVerdict(
         name=metric.name,
         segment=segment,
@@ -224,13 +223,10 @@ def _state(harm_e: float, harm_limit: float, good_e: float, good_limit: float) -
     return MetricState.NOT_WORSE if good_e >= good_limit else MetricState.UNDECIDED
 
 
-def _e_value(capitals: Capitals) -> float:
-    """The e-value, at most e^700, which a float still holds."""
-    return math.exp(min(700.0, float(log_e_value(capitals))))
-
-
 def _sums(counts: Counts) -> tuple[int, float]:
     """Rows, and the sum of their badness."""
+    if len(counts) == 2:
+        return counts[0] + counts[1], float(counts[1])
     return (sum(counts), float(bin_values(len(counts)) @ counts)) if counts else (0, 0.0)
 
 

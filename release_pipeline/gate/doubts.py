@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from release_pipeline.gate.betting import Floats, below_increment, bin_values, log_e_value, noninferiority_increment
+from release_pipeline.gate.betting import Floats, below_increment, bin_values, e_value, noninferiority_increment
 from release_pipeline.gate.evidence import Bet, EvidenceState
 from release_pipeline.gate.observations import Series
 from release_pipeline.gate.verdict import Action, HoldReason, MetricVerdict, Signals, Verdict, e_text, percent
@@ -54,8 +54,7 @@ def doubtful(
 def _doubts(
     state: EvidenceState, signals: Signals, verdict: MetricVerdict, metric: Metric, step: int
 ) -> Iterator[_Doubt]:
-    series = Series(verdict.name, verdict.segment)
-    evidence = state.metric(*series)
+    evidence = state.metric(verdict.name, verdict.segment)
     bet = Bet.BELOW if verdict.margin is None else Bet.NONINFERIORITY
     late = evidence.account(bet).late(step, evidence.watermark - state.buckets[verdict.name])
     if late.challenger_n:
@@ -113,4 +112,4 @@ def _with(state: EvidenceState, verdict: MetricVerdict, metric: Metric, rows: Fl
         level = state.levels[Series(verdict.name, verdict.segment)]
         more = noninferiority_increment(champion, rows, level, verdict.margin)
         capitals = np.asarray(evidence.account(Bet.NONINFERIORITY).at(step)) + more
-    return math.exp(min(700.0, float(log_e_value(capitals))))
+    return e_value(capitals.tolist())

@@ -16,9 +16,11 @@ DEFAULT_LEVELS: Final[Mapping[str, float]] = {"errors": 0.01, "slow": 0.05}
 _DEFAULT_LEVEL: Final = 0.05
 
 #: Bucket lengths that :func:`bucket_seconds_for` chooses from; they divide a day, so buckets of any two days line up.
-BUCKET_LENGTHS: Final = (300, 600, 1200, 3600, 7200, 14400, 43200, 86400)
+BUCKET_LENGTHS: Final = (60, 120, 300, 600, 1200, 3600, 7200, 14400, 43200, 86400)
 #: A bucket should hold this many times the rows that close a block, or too many rows are left over.
 _BLOCKS_PER_BUCKET: Final = 5
+#: Where nothing is known of the traffic.
+_UNKNOWN_TRAFFIC_SECONDS: Final = 3600
 
 
 class Series(NamedTuple):
@@ -142,9 +144,12 @@ def bucket_seconds_for(gate: GatePart, champion_rows_per_second: float) -> int:
 
     Args:
         gate: Its ``bucket_seconds`` wins where it is set.
-        champion_rows_per_second: Rows of the metric expected at the champion's smallest share, that of the last step.
+        champion_rows_per_second: Rows of the metric expected at the champion's smallest share, that of the last step;
+            0 where nothing is known.
     """
     if gate.bucket_seconds is not None:
         return gate.bucket_seconds
+    if not champion_rows_per_second:
+        return _UNKNOWN_TRAFFIC_SECONDS
     rows = _BLOCKS_PER_BUCKET * gate.min_champion_rows
     return next((s for s in BUCKET_LENGTHS if s * champion_rows_per_second >= rows), BUCKET_LENGTHS[-1])

@@ -24,8 +24,8 @@ Whole = NDArray[np.int64]
 LAG_READS: Final = 5
 
 
-class Cells(NamedTuple):
-    """Counts of one series in the order of ticks: ``count[i]`` rows at tick ``at[i]``, of block ``keys[key[i]]``.
+class SeriesCounts(NamedTuple):
+    """Counts of one series in the order of reads: ``rows[i]`` at read ``at[i]``, of block ``keys[key[i]]``.
 
     ``slot`` is 0 for the champion's unjudged rows and 1 + bin for its others; the challenger's begin at ``bins + 1``.
     """
@@ -33,7 +33,7 @@ class Cells(NamedTuple):
     at: list[int]
     key: list[int]
     slot: list[int]
-    count: list[int]
+    rows: list[int]
     keys: list[BlockKey]
     bins: int
 
@@ -87,7 +87,9 @@ class Arrivals:
         fresh[reads[here & rows.first]] = True
         return cls(ticks.tolist(), watermark.tolist(), _longest_of_latest(delay, fresh), reads, counted, rows)
 
-    def cells(self, bins_of: NDArray[np.int16], bins: int, steps: Whole, bucket_seconds: float, after: int) -> Cells:
+    def series_counts(
+        self, bins_of: NDArray[np.int16], bins: int, steps: Whole, bucket_seconds: float, after: int
+    ) -> SeriesCounts:
         """Counts of one series in the reads after ``after``.
 
         Args:
@@ -99,7 +101,7 @@ class Arrivals:
         """
         chosen = np.flatnonzero((self.read_of > after) & self.counted & (bins_of > -2) & (steps >= 0))
         if not len(chosen):
-            return Cells([], [], [], [], [], bins)
+            return SeriesCounts([], [], [], [], [], bins)
         slots = 2 * (bins + 1)
         slot = bins_of[chosen] + 1 + self.rows.challenger[chosen] * (bins + 1)
         bucket = np.floor(self.rows.requested[chosen] / bucket_seconds).astype(np.int64)
@@ -113,11 +115,11 @@ class Arrivals:
         at, block = np.divmod(blocks, width * (int(steps.max()) + 1))
         known, key = np.unique(block, return_inverse=True)
         keys = [(int(each) // width, (int(each) % width + lowest) * bucket_seconds) for each in known]
-        return Cells(at.tolist(), key.tolist(), slot.tolist(), count.tolist(), keys, bins)
+        return SeriesCounts(at.tolist(), key.tolist(), slot.tolist(), count.tolist(), keys, bins)
 
     def closing(
         self,
-        cells: Cells,
+        counts: SeriesCounts,
         bucket_seconds: float,
         enough: int,
         *,
@@ -128,7 +130,7 @@ class Arrivals:
         """The reads after which a block may be closed, or that must not be put together with the one before.
 
         Args:
-            cells: Counts of one series.
+            counts: Counts of one series.
             bucket_seconds: Length of an event-time bucket.
             enough: Champion rows that close a block.
             harm: Champion rows of the open blocks that close as soon as they have enough.
@@ -136,15 +138,15 @@ class Arrivals:
                 bets the challenger's.
             paired: Whether the series is held against the champion; else only bounds count, and any row is enough.
         """
-        at, key, slot = (np.asarray(each, dtype=np.int64) for each in (cells.at, cells.key, cells.slot))
-        count, keys = np.asarray(cells.count, dtype=np.int64), cells.keys
+        at, key, slot = (np.asarray(each, dtype=np.int64) for each in (counts.at, counts.key, counts.slot))
+        count, keys = np.asarray(counts.rows, dtype=np.int64), counts.keys
         passed = np.asarray([self._passed(start + bucket_seconds) for _, start in keys], dtype=np.int64)
         late = at > passed[key] if len(at) else np.zeros(0, dtype=np.bool_)
         found = {read for each in np.unique(at[late]).tolist() for read in (each - 1, each)}
         # What comes late joins a block whose age must be known, so the block must have begun on time.
         found |= {read for each in np.unique(key[late]).tolist() for read in (int(passed[each]) - 1, int(passed[each]))}
-        champion = (slot >= 1) & (slot <= cells.bins)
-        telling, least = (champion, enough) if paired else (slot > cells.bins + 1, 1)
+        champion = (slot >= 1) & (slot <= counts.bins)
+        telling, least = (champion, enough) if paired else (slot > counts.bins + 1, 1)
         on_time = np.bincount(key[telling & ~late], weights=count[telling & ~late], minlength=len(keys))
         for index, block in enumerate(keys):
             if on_time[index] + waiting.get(block, 0) >= least:

@@ -57,7 +57,8 @@ def cells(
         steps: Percentages of the ramp, which traffic_percent has to be among.
     """
     checks = []
-    values = {"release": f"coalesce(CAST({quoted(columns.release)} AS VARCHAR), '')" if columns.release else "''"}
+    values: dict[str, str] = {}
+    values["release"] = f"coalesce(CAST({quoted(columns.release)} AS VARCHAR), '')" if columns.release else "''"
     for name, column in (("arrived", columns.arrived_at), ("requested", columns.request_time)):
         values[name] = _time(column, types[column])
         wrong = f"coalesce(NOT isfinite({values[name]}) OR abs({values[name]}) > {_LATEST}, true)"
@@ -67,13 +68,13 @@ def cells(
     values["arm"], arm = _arm(columns, arms)
     checks.append(arm)
     numbers = {}
-    for key, column, expected in (
+    for key, number, expected in (
         ("status", columns.status_code, "an HTTP status such as 200, or nothing"),
         ("duration", columns.execution_duration_ms, "a number of milliseconds, or nothing"),
     ):
-        if column is not None:
-            numbers[key], wrong = _number(column)
-            checks.append(Cell(column, wrong, expected))
+        if number is not None:
+            numbers[key], wrong = _number(number)
+            checks.append(Cell(number, wrong, expected))
     status = numbers.get("status", "CAST(NULL AS DOUBLE)")
     refused = f"coalesce({status} IN ({', '.join(str(each) for each in NOT_SERVED)}), false)"
     traced = "false"

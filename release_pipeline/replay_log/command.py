@@ -21,9 +21,7 @@ class _Share(click.ParamType[tuple[str, float]]):
 
     name = "METRIC=SHARE"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
         """Split and check."""
         metric, _, text = str(value).partition("=")
         try:
@@ -43,7 +41,7 @@ class _Share(click.ParamType[tuple[str, float]]):
 @click.option("--tick-seconds", type=click.FloatRange(min=0, min_open=True),
               help="Time between two looks.  [default: automation.tick_seconds]")  # fmt: skip
 @click.option("--watermark-lag", type=click.FloatRange(min=0),
-              help="Seconds that the watermark trails the newest row.  [default: as live, the longest delay so far]")  # fmt: skip
+              help="Seconds that the watermark trails the newest row.  [default: as live]")  # fmt: skip
 @click.option("--min-step-seconds", type=int, help="Shortest time on a step.  [default: ramp.min_step_seconds]")
 @click.option("--bucket-seconds", type=int,
               help="Length of event-time buckets.  [default: gate.bucket_seconds, or by the traffic]")  # fmt: skip
@@ -51,9 +49,9 @@ class _Share(click.ParamType[tuple[str, float]]):
               help="Champion rows that close a block.  [default: gate.min_champion_rows]")  # fmt: skip
 @click.option("--alpha", type=float, help="Probability of a false rollback.  [default: gate.alpha]")
 @click.option("--champion-level", type=_Share(), multiple=True,
-              help="The champion's frozen level; may be repeated.  [default: from the rows before the ramp]")  # fmt: skip
+              help="The champion's frozen level; may be repeated.  [default: from rows before the ramp]")  # fmt: skip
 @click.option("--step", type=click.IntRange(min=1),
-              help="Judge everything as this ramp step; 1 is the first.  [default: steps follow from the verdicts]")  # fmt: skip
+              help="Judge everything as this ramp step; 1 is the first.  [default: as verdicts go]")  # fmt: skip
 @click.option("--require", multiple=True, metavar="METRIC",
               help="Must be shown before a step advances; guard or not; may be repeated.")  # fmt: skip
 @click.option("--no-guard", multiple=True, metavar="METRIC", help="Does not roll back; may be repeated.")
@@ -102,9 +100,7 @@ def _replay(spec_file: Path, log: str, as_json: bool, options: dict[str, Any]) -
     both = set(options["champion_entity"]) & set(options["challenger_entity"])
     if both:
         raise SpecError(f"{sorted(both)[0]} is named by --champion-entity and by --challenger-entity; drop one.")
-    arms = dict.fromkeys(options["champion_entity"], CHAMPION) | dict.fromkeys(
-        options["challenger_entity"], CHALLENGER
-    )
+    arms = dict.fromkeys(options["champion_entity"], CHAMPION) | dict.fromkeys(options["challenger_entity"], CHALLENGER)
     clock = ClockOptions(
         tick_seconds=options["tick_seconds"] or spec.automation.tick_seconds,
         watermark_lag=options["watermark_lag"],

@@ -74,7 +74,9 @@ def freeze(
     first_release = bool(rows.challenger[counted].any()) and bool(rows.challenger[counted].all())
     started_at = ramp_start(rows, counted)
     before = counted & ~rows.challenger & (rows.requested < started_at)
-    before &= (rows.requested >= started_at - spec.gate.baseline_days * _DAY) & (rows.arrived <= started_at + tick_seconds)
+    before &= (rows.requested >= started_at - spec.gate.baseline_days * _DAY) & (
+        rows.arrived <= started_at + tick_seconds
+    )
     levelled, recent, span = before, before & (rows.requested >= started_at - RATE_SECONDS), RATE_SECONDS
     if before.any():
         span = min(RATE_SECONDS, started_at - float(rows.requested[before].min()))
@@ -138,8 +140,8 @@ def _threshold(metric: Metric, rows: ReleaseRows, durations: Floats) -> int | No
     if decides(metric):
         where = f" of release {rows.name}" if rows.name else ""
         raise LogError(
-            f"metric {metric.name} has no threshold_ms, and the log has no rows{where} from before the ramp to take the "
-            "champion's p95 from; set threshold_ms in the spec."
+            f"metric {metric.name} has no threshold_ms, and the log has no rows{where} from before the ramp to take "
+            "the champion's p95 from; set threshold_ms in the spec."
         )
     return None
 

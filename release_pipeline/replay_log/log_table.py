@@ -159,8 +159,8 @@ class LogTable:
             return
         row, check = int(first[0]), found.checks[first[1]]
         cell = self._connection.execute(
-            f"SELECT CAST({quoted(check.column)} AS VARCHAR) FROM "
-            f"(SELECT {quoted(check.column)}, {source.number} AS rp_number FROM {source.relation}) WHERE rp_number = {row}"
+            f"SELECT CAST({quoted(check.column)} AS VARCHAR) FROM (SELECT {quoted(check.column)}, {source.number} "
+            f"AS rp_number FROM {source.relation}) WHERE rp_number = {row}"
         ).fetchone()
         value = "nothing" if cell is None or cell[0] is None else repr(cell[0][:80])
         raise LogError(f"{self._log}: column {check.column} has {value} in row {row}; expected {check.expected}.")

@@ -162,8 +162,8 @@ def show(results: Sequence[ReleaseResult], console: "Console") -> None:
     differing = sum(bool(result.share_differs) for result in results)
     if differing:
         console.print(
-            f"In {differing} of {len(results)} releases the challenger's share was far from the spec's ramp at some step; "
-            "without a column traffic_percent nothing says what was configured, so it was not held against the release.",
+            f"In {differing} of {len(results)} releases the challenger's share was far from that of the spec's step; "
+            "without a column traffic_percent nothing says what was configured, so it was not held against them.",
             highlight=False,
         )
 

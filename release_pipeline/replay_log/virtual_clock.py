@@ -1,32 +1,31 @@
 """One release through the gate as if live: ticks read what has arrived by then, fold it, and ask for a verdict.
 
 The clock is virtual. A tick that would read nothing is not looked at unless time alone could change the answer, and
-ticks at which no block of evidence can close are read together with the next (:mod:`~release_pipeline.replay_log.arrivals`).
-Verdicts, their times and the e-values come out as with a look at every tick.
+ticks at which no block of evidence can close are read together with the next
+(:mod:`~release_pipeline.replay_log.arrivals`). Verdicts, their times and the e-values come out as with a look at every
+tick.
 """
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from release_pipeline.gate.betting import LAMBDAS, log_e_value
-from release_pipeline.gate.evidence import Bet, Capitals, EvidenceState
+from release_pipeline.gate.evidence import Bet, EvidenceState
 from release_pipeline.gate.observations import Observation, Series
 from release_pipeline.gate.replay import Moment, verdict_at
 from release_pipeline.gate.verdict import Action, HoldReason, MetricVerdict, Verdict
-from release_pipeline.replay_log.arrivals import Arrivals, Cells, Whole
+from release_pipeline.replay_log.arrivals import Arrivals, Whole
 from release_pipeline.replay_log.frozen import Frozen
 from release_pipeline.replay_log.log_table import ReleaseRows
-from release_pipeline.replay_log.results import Advance, EPath, ReleaseResult
+from release_pipeline.replay_log.results import Advance, ReleaseResult
+from release_pipeline.replay_log.tracks import Track
 from release_pipeline.spec import ReleaseSpec
 
+#: Below a limit by this much the gate is asked already, for rounding.
 _SLACK: Final = 1e-9
-_LARGEST: Final = 700.0
-_NOTHING: Final = (0.0,) * len(LAMBDAS)
 
 
 @dataclass(frozen=True)
@@ -47,29 +46,6 @@ class ClockOptions:
 def run(rows: ReleaseRows, frozen: Frozen, spec: ReleaseSpec, options: ClockOptions) -> ReleaseResult:
     """Put one release through the gate."""
     return _Clock(rows, frozen, spec, options).run()
-
-
-@dataclass
-class _Track:
-    """One series: its counts, and the path of its bets."""
-
-    series: Series
-    harm_bet: Bet
-    good_bet: Bet
-    watched: bool
-    harm_limit: float
-    good_limit: float
-    guard: bool
-    required: bool
-    cells: Cells = field(default_factory=lambda: Cells([], [], [], [], [], 2))
-    taken: int = 0
-    good: Capitals = _NOTHING
-    capitals: tuple[Mapping[int, Capitals] | None, Mapping[int, Capitals] | None] = (None, None)
-    won: tuple[Capitals, Capitals] = (_NOTHING, _NOTHING)
-    at: list[float] = field(default_factory=list)
-    step: list[int] = field(default_factory=list)
-    harms: list[Capitals] = field(default_factory=list)
-    goods: list[Capitals] = field(default_factory=list)
 
 
 class _Clock:
@@ -186,10 +162,10 @@ class _Clock:
         for track in self._tracks:
             metric = next(each for each in self._spec.gate.metrics if each.name == track.series.metric)
             length = self._frozen.buckets[metric.name]
-            track.cells = self._arrivals.cells(
+            counts = self._arrivals.series_counts(
                 self._frozen.bins[track.series], metric.bins, steps, length, self._read
             )
-            track.taken = 0
+            track.lay_out(counts)
             paired = track.harm_bet is Bet.HARM
             evidence = self._state.metric(*track.series)
             waiting = {
@@ -199,7 +175,7 @@ class _Clock:
             harm = {key: block.arms.champion_n for key, block in evidence.account(track.harm_bet).open.items()}
             if track.watched:
                 plan |= self._arrivals.closing(
-                    track.cells,
+                    counts,
                     length,
                     self._spec.gate.min_champion_rows,
                     harm=harm if paired else {},
@@ -215,33 +191,20 @@ class _Clock:
         watermark = self._arrivals.watermark[read]
         observations = list[Observation]()
         for track in self._tracks:
-            observations += _observations(track, read, watermark, self._step)
+            observations += track.take(read, watermark, self._step)
         self._state = self._state.add(observations)
         self._read = read
         self._record()
 
     def _record(self) -> None:
-        """Lengthen the paths of the series whose bets have won or lost something."""
         for track in self._tracks:
-            evidence = self._state.metric(*track.series)
-            harm, good = evidence.account(track.harm_bet), evidence.account(track.good_bet)
-            track.good = good.at(self._step)
-            if harm.capitals is track.capitals[0] and good.capitals is track.capitals[1]:
-                continue
-            track.capitals = harm.capitals, good.capitals
-            won = harm.carried(), good.carried()
-            if won != track.won:
-                track.won = won
-                track.at.append(self._now)
-                track.step.append(self._step)
-                track.harms.append(won[0])
-                track.goods.append(track.good)
+            track.follow(self._state, self._now, self._step)
 
     def _worth_asking(self) -> bool:
         """Whether the verdict could be another one than to wait."""
-        if any(track.guard and _reached(track.won[0], track.harm_limit) for track in self._tracks):
+        if any(track.guard and track.harm_reached for track in self._tracks):
             return True
-        return all(_reached(track.good, track.good_limit) for track in self._tracks if track.required)
+        return all(track.good_reached for track in self._tracks if track.required)
 
     def _decide(self) -> Verdict:
         lag = self._arrivals.lag[self._read] if self._read >= 0 else None
@@ -264,9 +227,9 @@ class _Clock:
     def _is_required(self, metric: MetricVerdict) -> bool:
         return metric.required and not (self._frozen.first_release and metric.bound is None)
 
-    def _track(self, metric: MetricVerdict) -> _Track:
+    def _track(self, metric: MetricVerdict) -> Track:
         paired = metric.margin is not None
-        return _Track(
+        return Track(
             series=Series(metric.name, metric.segment),
             harm_bet=Bet.HARM if paired else Bet.ABOVE,
             good_bet=Bet.NONINFERIORITY if paired else Bet.BELOW,
@@ -295,7 +258,7 @@ class _Clock:
             advances=tuple(self._advances),
             frozen=self._frozen.baselines,
             buckets=self._frozen.buckets,
-            paths={track.series: _path(track) for track in self._tracks},
+            paths={track.series: track.path() for track in self._tracks},
             rows={
                 "read": len(rows.arrived),
                 "duplicates": int((~rows.first).sum()),
@@ -305,50 +268,3 @@ class _Clock:
             },
             share_differs=tuple(sorted(self._share_differs)),
         )
-
-
-def _reached(capitals: Capitals, limit: float) -> bool:
-    """Whether a mean has reached a limit (its logarithm); it is never above its largest part, which is quicker known."""
-    return max(capitals) >= limit and float(log_e_value(capitals)) >= limit
-
-
-def _observations(track: _Track, read: int, watermark: float, step: int) -> list[Observation]:
-    """The counts of one series up to a read; an empty one carries the watermark."""
-    cells, start = track.cells, track.taken
-    track.taken = end = bisect_right(cells.at, read, start)
-    bins, found = cells.bins, dict[int, list[int]]()
-    new = slice(start, end)
-    for key, slot, count in zip(cells.key[new], cells.slot[new], cells.count[new], strict=True):
-        if key not in found:
-            found[key] = [0] * (2 * bins + 2)
-        found[key][slot] += count
-    empty = (0,) * bins
-    blocks = [
-        (*cells.keys[key], tuple(counts[1 : bins + 1]), tuple(counts[bins + 2 :]), counts[0], counts[bins + 1])
-        for key, counts in found.items()
-    ] or [(step, watermark, empty, empty, 0, 0)]
-    return [
-        Observation(
-            ingest=read,
-            step=at,
-            bucket_start=bucket,
-            metric=track.series.metric,
-            segment=track.series.segment,
-            champion=champion,
-            challenger=challenger,
-            champion_unjudged=old,
-            challenger_unjudged=new,
-            from_version=read,
-            to_version=read,
-            watermark=watermark,
-        )
-        for at, bucket, champion, challenger, old, new in blocks
-    ]
-
-
-def _path(track: _Track) -> EPath:
-    def e_values(capitals: list[Capitals]) -> tuple[float, ...]:
-        logs = log_e_value(np.asarray(capitals)) if capitals else np.zeros(0)
-        return tuple(np.exp(np.minimum(logs, _LARGEST)).tolist())
-
-    return EPath(tuple(track.at), tuple(track.step), e_values(track.harms), e_values(track.goods))

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 _PAGE: Final = 50_000
 
 
-def copy_table(
-    table: str, connection: "DuckDBPyConnection", choose: Callable[[Sequence[str]], Sequence[str]]
-) -> None:
+def copy_table(table: str, connection: "DuckDBPyConnection", choose: Callable[[Sequence[str]], Sequence[str]]) -> None:
     """Make the table ``copied`` of the columns of ``table`` that ``choose`` names, and ``rp_row``, the row's number.
 
     Raises:
@@ -40,7 +38,9 @@ def copy_table(
         names.append(row["col_name"])
     chosen = choose(names)
     in_duckdb = ['"' + name.replace('"', '""') + '"' for name in chosen]
-    connection.execute(f"CREATE TEMP TABLE copied (rp_row BIGINT, {', '.join(f'{name} VARCHAR' for name in in_duckdb)})")
+    connection.execute(
+        f"CREATE TEMP TABLE copied (rp_row BIGINT, {', '.join(f'{name} VARCHAR' for name in in_duckdb)})"
+    )
     columns = ", ".join("`" + name.replace("`", "``") + "`" for name in chosen)
     copied = 0
     while True:

@@ -1,4 +1,4 @@
-"""The command `power`: text, JSON, plot, and sentences for mistakes; none of it needs a workspace where a rate is given."""
+"""The command `power`: text, JSON, plot, and sentences for mistakes; with a rate given, without a workspace."""
 
 import json
 import subprocess
@@ -9,7 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 
+from release_pipeline.cli import main
 from tests.demo.test_cli import run
 
 RELEASE: dict[str, Any] = {
@@ -29,8 +31,13 @@ RELEASE: dict[str, Any] = {
 }
 
 
+def power(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["power", *arguments])
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "agent.py").touch()
     (tmp_path / "defs.yaml").write_text(yaml.safe_dump(RELEASE))
     return tmp_path
@@ -54,21 +61,21 @@ def test_text_says_what_to_expect(folder: Path) -> None:
 
 
 def test_hopeless_comes_first(folder: Path) -> None:
-    ended = run("power", ".", "--rate", "20/day", cwd=folder)
-    assert ended.returncode == 0
+    ended = power(".", "--rate", "20/day")
+    assert ended.exit_code == 0
     assert ended.stdout.startswith("Hopeless: at 20 requests/day")
 
 
 def test_json_is_for_machines_and_the_plot_is_a_picture(folder: Path) -> None:
-    ended = run("power", "defs.yaml", "--rate", "600/h", "--lag", "0", "--json", "--plot", "power.svg", cwd=folder)
-    assert ended.returncode == 0
+    ended = power("defs.yaml", "--rate", "600/h", "--lag", "0", "--json", "--plot", "power.svg")
+    assert ended.exit_code == 0
     plan = json.loads(ended.stdout)
     assert plan["traffic"]["requests_per_second"] == pytest.approx(1 / 6, rel=1e-3)
     assert {(each["metric"], each["percent"]) for each in plan["series"]} == {
         (name, step) for name in ("errors", "thumbs") for step in (5, 50)
     }
     assert plan["false_rollback_in_all"] <= plan["alpha"] == 0.05
-    again = run("power", "defs.yaml", "--rate", "10/min", "--lag", "0", "--json", cwd=folder)
+    again = power("defs.yaml", "--rate", "10/min", "--lag", "0", "--json")
     assert json.loads(again.stdout) == plan
     picture = ElementTree.parse(folder / "power.svg").getroot()
     assert picture.tag == "{http://www.w3.org/2000/svg}svg"
@@ -97,8 +104,8 @@ def test_json_is_for_machines_and_the_plot_is_a_picture(folder: Path) -> None:
     ],
 )
 def test_a_mistake_is_a_sentence(folder: Path, options: list[str], words: str) -> None:
-    ended = run("power", "defs.yaml", *options, cwd=folder)
-    assert ended.returncode == 2
+    ended = power("defs.yaml", *options)
+    assert ended.exit_code == 2
     assert words in " ".join(ended.stderr.split())
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
@@ -120,8 +127,8 @@ def test_a_yaml_that_is_no_release_is_a_sentence(folder: Path, text: str | None,
         (folder / "defs.yaml").unlink()
     else:
         (folder / "defs.yaml").write_text(text)
-    ended = run("power", "defs.yaml", "--rate", "1/s", cwd=folder)
-    assert ended.returncode == 2
+    ended = power("defs.yaml", "--rate", "1/s")
+    assert ended.exit_code == 2
     assert words in ended.stderr
     assert "defs.yaml" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -130,7 +137,7 @@ def test_a_yaml_that_is_no_release_is_a_sentence(folder: Path, text: str | None,
 def test_a_template_is_resolved_as_dagster_does_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAST_STEP", "40")
     (folder / "defs.yaml").write_text(yaml.safe_dump(RELEASE).replace("- 50", "- '{{ env.LAST_STEP }}'"))
-    ended = run("power", "defs.yaml", "--rate", "10/s", "--json", cwd=folder)
+    ended = power("defs.yaml", "--rate", "10/s", "--json")
     assert json.loads(ended.stdout)["ramp"] == [5, 40]
 
 

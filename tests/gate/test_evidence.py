@@ -267,9 +267,11 @@ def test_a_baseline_without_rows_is_the_kinds_default():
 
 
 def test_buckets_are_sized_by_the_champions_traffic():
-    assert bucket_seconds_for(GATE, 5.0) == 300
+    assert bucket_seconds_for(GATE, 5.0) == 60
+    assert bucket_seconds_for(GATE, 0.5) == 300
     assert bucket_seconds_for(GATE, 0.1) == 1200
-    assert bucket_seconds_for(GATE, 0.0) == 86400
+    assert bucket_seconds_for(GATE, 0.00001) == 86400
+    assert bucket_seconds_for(GATE, 0.0) == 3600, "nothing is known"
     assert bucket_seconds_for(GatePart(bucket_seconds=7), 0.0) == 7
 
 

@@ -26,7 +26,10 @@ def spec_of(*metrics: dict[str, Any], ramp: dict[str, Any] | None = None, **gate
             "name": "replayed",
             "model": {"registered_name": "main.default.replayed", "source": "agent.py"},
             "ramp": {"steps": [10, 50], "min_step_seconds": 600, **(ramp or {})},
-            "gate": {"metrics": [Metric(**metric) for metric in metrics or ({"name": "errors", "kind": "errors"},)], **gate},
+            "gate": {
+                "metrics": [Metric(**metric) for metric in metrics or ({"name": "errors", "kind": "errors"},)],
+                **gate,
+            },
         }
     )
 

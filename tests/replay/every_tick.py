@@ -47,7 +47,10 @@ def every_tick(rows: ReleaseRows, frozen: Frozen, spec: ReleaseSpec, options: Cl
     for tick in range(1, last + 1):
         now = start + tick * options.tick_seconds
         fresh = []
-        while place < len(order) and max(1, math.ceil((rows.arrived[order[place]] - start) / options.tick_seconds)) <= tick:
+        while (
+            place < len(order)
+            and max(1, math.ceil((rows.arrived[order[place]] - start) / options.tick_seconds)) <= tick
+        ):
             fresh.append(order[place])
             place += 1
         if given:

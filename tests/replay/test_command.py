@@ -173,7 +173,9 @@ class TestOptions:
         assert found["advances"] == []
 
     def test_steps_follow_from_the_verdicts(self, replay):
-        spec = spec_of({"name": "errors", "kind": "errors", "margin": 0.05}, ramp={"steps": [5, 40], "min_step_seconds": 60})
+        spec = spec_of(
+            {"name": "errors", "kind": "errors", "margin": 0.05}, ramp={"steps": [5, 40], "min_step_seconds": 60}
+        )
         (found,) = replay(GOOD, spec).releases
         (first,) = found["advances"]
         assert found["step"] == 2
@@ -194,10 +196,13 @@ class TestOptions:
         (plain,) = replay(GOOD, SPEC).releases
         (slow,) = replay(GOOD, SPEC, "--tick-seconds", "250").releases
         assert slow["seconds"] % 250 == 0
-        (long,) = replay(GOOD, SPEC, "--min-step-seconds", "900").releases
-        assert plain["seconds"] < 900 <= long["seconds"] < 930
-        (trailing,) = replay(GOOD, SPEC, "--watermark-lag", "860").releases
-        assert trailing["metrics"][0]["noninferiority_e"] < plain["metrics"][0]["noninferiority_e"]
+        quick = "--watermark-lag", "60", "--bucket-seconds", "60"
+        (short,) = replay(GOOD, SPEC, *quick).releases
+        (long,) = replay(GOOD, SPEC, *quick, "--min-step-seconds", "900").releases
+        assert short["seconds"] < 600 < plain["seconds"]
+        assert 900 <= long["seconds"] < 930
+        (trailing,) = replay(GOOD, SPEC, "--watermark-lag", "1150").releases
+        assert (plain["verdict"], trailing["verdict"]) == ("PROMOTE", "HOLD")
         (large,) = replay(GOOD, SPEC, "--min-champion-rows", "200").releases
         assert len(large["metrics"][0]["path"]["at"]) < len(plain["metrics"][0]["path"]["at"])
 
@@ -217,7 +222,10 @@ def _cell(column, row, value):
         (_cell("status_code", 17, "teapot"), ["column status_code has 'teapot' in row 17", "HTTP status"]),
         (_cell("arrived_at", 2, "yesterday"), ["column arrived_at has 'yesterday' in row 2", "ISO text"]),
         (_cell("request_time", 3, ""), ["column request_time has nothing in row 3"]),
-        (_cell("request_time", 3, "1700000000000"), ["column request_time has '1700000000000' in row 3", "unix seconds"]),
+        (
+            _cell("request_time", 3, "1700000000000"),
+            ["column request_time has '1700000000000' in row 3", "unix seconds"],
+        ),
         (_cell("request_id", 5, None), ["column request_id has nothing in row 5"]),
         (_cell("arm", 1, "winner"), ["column arm has 'winner' in row 1", "champion or challenger"]),
         (_cell("execution_duration_ms", 9, "fast"), ["column execution_duration_ms has 'fast' in row 9"]),
