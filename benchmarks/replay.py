@@ -8,6 +8,7 @@ every row is a tick of its own; each also as CSV, which takes longer to read.
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import Figure, add_json_option, report
+from benchmarks.serving_sides import machine_busy_seconds
 
 ROOT = Path(__file__).parents[1]
 GOAL_S = 60.0
@@ -46,7 +48,7 @@ def main() -> int:
     parser.add_argument("--format", nargs="+", choices=["parquet", "csv"], default=["parquet", "csv"])
     add_json_option(parser)
     options = parser.parse_args()
-    figures = []
+    figures, other_work = list[Figure](), list[float]()
     with tempfile.TemporaryDirectory(prefix="bench-replay-") as folder:
         spec = Path(folder, "defs.yaml")
         spec.write_text(YAML, encoding="utf-8")
@@ -54,9 +56,11 @@ def main() -> int:
             for kind in options.format:
                 log = Path(folder, f"log.{kind}")
                 write_log(log, options.releases, options.rows, RATES[rate])
-                figures += _measure(f"{rate}, {kind}", spec, log)
+                found, others = _measure(f"{rate}, {kind}", spec, log)
+                figures += found
+                other_work.append(others)
                 log.unlink()
-    return report("replay", figures, options.json)
+    return report("replay", figures, options.json, other_work=max(other_work))
 
 
 def write_log(path: Path, releases: int, rows: int, rate: float) -> None:
@@ -100,21 +104,32 @@ def write_log(path: Path, releases: int, rows: int, rate: float) -> None:
         )
 
 
-def _measure(name: str, spec: Path, log: Path) -> list[Figure]:
+def _measure(name: str, spec: Path, log: Path) -> tuple[list[Figure], float]:
+    """The figures, and the share of all processors that other processes used meanwhile."""
     command = [sys.executable, "-m", "release_pipeline.cli", "replay", "--spec", str(spec), "--log", str(log), "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    begin = time.perf_counter()
+    begin, busy, own = time.perf_counter(), machine_busy_seconds(), _children_seconds()
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, preexec_fn=_one_core)
-    seconds = time.perf_counter() - begin
+    seconds, own = time.perf_counter() - begin, _children_seconds() - own
+    others = (machine_busy_seconds() - busy - own) / seconds / (os.cpu_count() or 1)
     if done.returncode:
         raise RuntimeError(f"The replay failed:\n{done.stderr}")
     releases: list[dict[str, Any]] = json.loads(done.stdout)["releases"]
     verdicts = [release["verdict"] for release in releases]
     rows = sum(release["rows"]["read"] for release in releases)
-    return [
+    figures = [
         Figure(f"{name}: {len(releases)} releases, {rows} rows", seconds, "s", at_most=GOAL_S),
+        Figure(f"{name}: processor time", own, "s"),
+        Figure(f"{name}: most memory so far", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000, "MB"),
         *(Figure(f"{name}: {verdict}", verdicts.count(verdict), "") for verdict in sorted(set(verdicts))),
     ]
+    return figures, others
+
+
+def _children_seconds() -> float:
+    """Processor time of the processes that were waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _one_core() -> None:

@@ -54,19 +54,21 @@ def fill(data_dir: Path, sizes: Iterable[int]) -> None:
     engine.close()
 
 
-def rows_scanned(data_dir: Path, statements: Iterable[tuple[str, Mapping[str, Value]]]) -> int:
-    """Rows of tables that the engine reads for these statements, as its own profile of them counts."""
+def rows_scanned(data_dir: Path, ticks: Iterable[Iterable[tuple[str, Mapping[str, Value]]]]) -> list[float]:
+    """Rows of tables that the engine reads for each tick's statements, as its own profile of them counts."""
     engine = SqlEngine(data_dir, CATALOGS)
-    scanned = 0
-    for statement, values in statements:
-        bound = {name: _bound(value) for name, value in values.items()}
-        with engine._transaction() as cursor:
-            rewriter = Rewriter(cursor, Session(), bound, CATALOGS)
-            query = to_duckdb(rewriter.rewrite(parse(statement)))
-            profile = cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", rewriter.bound).fetchall()[0][1]
-        scanned += _scans(json.loads(profile)["operator"])
+    scanned = [float(sum(_rows_of(engine, *statement) for statement in statements)) for statements in ticks]
     engine.close()
     return scanned
+
+
+def _rows_of(engine: SqlEngine, statement: str, values: Mapping[str, Value]) -> int:
+    bound = {name: _bound(value) for name, value in values.items()}
+    with engine._transaction() as cursor:
+        rewriter = Rewriter(cursor, Session(), bound, CATALOGS)
+        query = to_duckdb(rewriter.rewrite(parse(statement)))
+        profile = cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", rewriter.bound).fetchall()[0][1]
+    return _scans(json.loads(profile)["operator"])
 
 
 def _scans(operators: list[dict[str, Any]]) -> int:

@@ -126,12 +126,17 @@ def commands() -> str:
         if options:
             lines += ["| Option | Default | Meaning |", "|---|---|---|"]
         for option in options:
-            default = (
-                "off" if option.is_flag else (f"`{option.default}`" if option.default not in ("", None) else "none")
-            )
-            lines += [f"| `{', '.join(option.opts)}` | {default} | {_cell(option.help or '')} |"]
+            lines += [f"| `{', '.join(option.opts)}` | {_default_of(option)} | {_cell(option.help or '')} |"]
         lines += [""] if options else []
     return "\n".join(lines)
+
+
+def _default_of(option: click.Option) -> str:
+    if option.is_flag:
+        return "off"
+    # An option without a default has a marker of click's own there.
+    known = isinstance(option.default, str | int | float | Path) and option.default != ""
+    return "**required**" if option.required else f"`{option.default}`" if known else "none"
 
 
 def definitions() -> str:

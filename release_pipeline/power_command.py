@@ -57,10 +57,10 @@ def _numbers(allowed: Callable[[float], bool], bounds: str) -> Callable[..., dic
               help="Take rate, levels and segments from this many days of the endpoint's tables instead.")  # fmt: skip
 @click.option("--level", "levels", metavar="METRIC=SHARE", multiple=True,
               callback=_numbers(lambda share: 0 < share < 1, "a share above 0 and below 1"),
-              help="The champion's share of bad rows; else 0.01 for errors and 0.05 for the others.")  # fmt: skip
+              help="The champion's share of bad rows; else 0.01 for errors, 0.05 for others; repeatable.")  # fmt: skip
 @click.option("--rows", metavar="METRIC=SHARE", multiple=True,
               callback=_numbers(lambda share: 0 < share <= 1, "a share above 0 and up to 1"),
-              help="Share of requests that give a row; else `sample` of a judge, 0.05 of feedback, 1.")  # fmt: skip
+              help="Share of requests that give a row; else a judge's `sample`, 0.05 of feedback, 1.")  # fmt: skip
 @click.option("--segments", metavar="METRIC=N", multiple=True,
               callback=_numbers(lambda count: count in range(1, 101), "a whole number from 1 to 100"),
               help="Number of equally large segments of a metric that has them; else 3. Not with --days.")  # fmt: skip
@@ -120,7 +120,9 @@ def _measured(spec: "ReleaseSpec", days: float) -> "Traffic":
     from release_pipeline.rollout.traffic import measured_traffic
 
     parts = connect_parts(spec, actor="power", progress=lambda line: None)
-    return measured_traffic(spec, parts.payload, parts.observer.sources, SystemClock().now(), days)
+    return measured_traffic(
+        spec, parts.payload, parts.observer.sources_of(spec.gate.metrics), SystemClock().now(), days
+    )
 
 
 def _power(

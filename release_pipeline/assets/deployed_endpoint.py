@@ -78,7 +78,10 @@ def power_metadata(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> dict
 
         now = parts.observer.clock.now()
         planned = plan(
-            spec, measured_traffic(spec, parts.payload, parts.observer.sources, now, spec.gate.baseline_days)
+            spec,
+            measured_traffic(
+                spec, parts.payload, parts.observer.sources_of(spec.gate.metrics), now, spec.gate.baseline_days
+            ),
         )
         metadata = {"power_sentence": planned.sentence, "power": dg.MetadataValue.md(power_markdown(planned))}
     except Exception as error:

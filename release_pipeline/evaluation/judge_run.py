@@ -17,8 +17,8 @@ from release_pipeline.workspace.score_table import Judged
 
 #: Requests that one run scores at most; the next run goes on.
 MOST_ROWS: Final = 200
-# Requests that are scored and written together: bodies in memory, and work that is lost when a run is killed. It is also
-# how many failures in a row say that the scorer is broken, or its model out of reach, and not the requests odd.
+# Requests that are scored and written together: bodies in memory, and work that is lost when a run is killed. So many
+# failures at once also say that the scorer is broken, or its model out of reach, and not the requests odd.
 _BATCH: Final = 10
 
 

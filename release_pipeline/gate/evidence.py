@@ -55,6 +55,9 @@ class Bet(StrEnum):
     BELOW = "below"
 
 
+_ONE_ARMED: Final = (Bet.ABOVE, Bet.BELOW)
+
+
 class OpenBlock(NamedTuple):
     """Rows that are not bet yet."""
 
@@ -242,14 +245,17 @@ class EvidenceState:
                 blocks[key] = (
                     OpenBlock(open_block.arms + arms, open_block.opened) if open_block else OpenBlock(arms, watermark)
                 )
-        length, waits, one_armed = self.buckets[metric.name], bet is not Bet.HARM, bet in (Bet.ABOVE, Bet.BELOW)
-        patience, done = GIVE_UP_AFTER_BUCKETS * length, list[BlockKey]()
-        if waits:
-            due = [key for key in blocks if watermark >= key[1] + length]
-        else:
+        length = self.buckets[metric.name]
+        patience = GIVE_UP_AFTER_BUCKETS * length
+        if bet is Bet.HARM:
             # One that has no new rows has as few as before; at most it is too old (a second more, for rounding).
             old = watermark - length - patience + 1
             due = [key for key in blocks if key in fresh or key[1] <= old]
+        else:
+            due = [key for key in blocks if watermark >= key[1] + length]
+        if not due:
+            return Account(capitals, folded, blocks, given_up) if fresh else before
+        one_armed, done = bet in _ONE_ARMED, list[BlockKey]()
         for key in sorted(due):
             (step, start), (arms, opened) = key, blocks[key]
             if one_armed or arms.champion_n >= self.gate.min_champion_rows:

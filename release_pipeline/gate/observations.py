@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import add
 from typing import Final, NamedTuple, Self
 
 from release_pipeline.spec_gate import GatePart, Metric
@@ -120,10 +121,10 @@ class Arms:
             return other
         if not other.champion:
             return self
-        return Arms(
-            tuple([a + b for a, b in zip(self.champion, other.champion, strict=True)]),
-            tuple([a + b for a, b in zip(self.challenger, other.challenger, strict=True)]),
-        )
+        if len(self.champion) != len(other.champion):
+            raise ValueError(f"cannot add counts of {len(self.champion)} and {len(other.champion)} bins; count again")
+        # Both arms have the same bins.
+        return Arms(tuple(map(add, self.champion, other.champion)), tuple(map(add, self.challenger, other.challenger)))
 
     @property
     def champion_n(self) -> int:

@@ -227,7 +227,7 @@ def _typical(course: Course) -> dict[str, float]:
     means = {f"{factor} times": factor * course.level for factor in _FACTORS}
     if course.margin is not None:
         means["by the margin"] = course.edge
-    return {name: mean for name, mean in means.items() if course.harmless < mean <= 1}
+    return {name: mean for name, mean in means.items() if course.harmless < mean < 1}
 
 
 def _between(curve: _Curve, harmless: float, mean: float, deadline: float) -> tuple[float, float]:

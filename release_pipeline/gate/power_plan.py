@@ -167,7 +167,7 @@ def hours_text(hours: float) -> str:
     """A time for people: `40 s`, `45 min`, `3.2 h`, `17 days`, or `never`."""
     if math.isinf(hours):
         return "never"
-    if hours < 0.05:
+    if hours < 0.03:
         return f"{hours * 3600:.0f} s"
     if hours < 1.5:
         return f"{hours * 60:.0f} min"

@@ -16,6 +16,7 @@ from release_pipeline.replay_log.results import EPath
 #: Exponents beyond this are no floats; the gate's own e-values end here, too.
 _LARGEST: Final = 700.0
 _NOTHING: Final = (0.0,) * len(LAMBDAS)
+_NO_COUNTS: Final = SeriesCounts([], [], [], [], [], 2)
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Track:
     good_limit: float
     guard: bool
     required: bool
-    counts: SeriesCounts = SeriesCounts([], [], [], [], [], 2)
+    counts: SeriesCounts = _NO_COUNTS
     good: Capitals = _NOTHING
     won: tuple[Capitals, Capitals] = (_NOTHING, _NOTHING)
     _taken: int = 0

@@ -1,6 +1,6 @@
 """What a tick sees: the ledger, the endpoint, the new rows of its tables, and the gate's verdict on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
@@ -51,6 +51,9 @@ class Source(Protocol):
 
     def latest(self) -> Cursor | None:
         """How far the table reaches; None where it does not exist."""
+
+    def version_before(self, moment: datetime) -> int:
+        """The last version that can hold nothing of a request from ``moment`` on."""
 
     def level(
         self, since: datetime, until: datetime, *, rate_seconds: float, entities: Sequence[str] = ()
@@ -113,7 +116,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class Observer:
-    """Looks at the releases of one model."""
+    """Looks at the releases of one model; ``sources_of`` gives the tables beside the inference table for metrics."""
 
     spec: ReleaseSpec
     endpoint: Endpoint
@@ -121,7 +124,7 @@ class Observer:
     payload: InferenceTable
     evidence: EvidenceTable
     clock: Clock
-    sources: tuple[Source, ...] = ()
+    sources_of: Callable[[Sequence[Metric]], Sequence[Source]] = lambda metrics: ()
 
     def look(self, release: str, *, entries: Sequence[Entry] | None = None, ingest: bool = True) -> Observed | None:
         """Look at ``release``; None where the ledger does not know it.
@@ -247,8 +250,11 @@ class Observer:
             )
             seen.unreadable = "; ".join(delta.failed.values())
             reads.append(TableRead(self.payload.name, metrics, delta))
-        for source in self.sources:
-            source.collect(state.steps[0].started_at)
+        for source in self.sources_of(found.gate.metrics):
+            try:
+                source.collect(state.steps[0].started_at)
+            except TableUnreadable as error:
+                seen.unreadable = str(error)
             until, after = source.latest(), found.cursors.get(source.name, 0)
             if until is None:
                 seen.missing.append(source.name)
@@ -277,10 +283,9 @@ class Observer:
         for level in levels:
             rates[level.metric] = rates.get(level.metric, 0.0) + level.rows_per_second
         cursors = {self.payload.name: state.baseline_version}
-        for source in self.sources:
+        for source in self.sources_of(self.spec.gate.metrics):
             levels += source.level(since, state.started_at, rate_seconds=RATE_SECONDS, entities=ids)
-            reached = source.latest()
-            cursors[source.name] = reached.version if reached else 0
+            cursors[source.name] = source.version_before(state.started_at)
         reading = self._reading(state, now)
         return baseline_rows(
             state,

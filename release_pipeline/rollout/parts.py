@@ -11,6 +11,7 @@ from release_pipeline.workspace.client import Workspace, connect
 from release_pipeline.workspace.endpoint import Endpoint, Progress
 from release_pipeline.workspace.evidence_table import EvidenceTable
 from release_pipeline.workspace.inference_table import InferenceTable
+from release_pipeline.workspace.late_sources import late_sources
 from release_pipeline.workspace.registry import Registry
 
 
@@ -45,6 +46,14 @@ def connect_parts(spec: ReleaseSpec, *, actor: str, progress: Progress, clock: C
     registry = Registry(workspace, spec.model.registered_name)
     ledger = Ledger(workspace.warehouse, spec.ledger_table, clock)
     payload = InferenceTable(workspace.warehouse, spec.payload_table)
-    observer = Observer(spec, endpoint, ledger, payload, EvidenceTable(workspace.warehouse, spec.evidence_table), clock)
+    observer = Observer(
+        spec,
+        endpoint,
+        ledger,
+        payload,
+        EvidenceTable(workspace.warehouse, spec.evidence_table),
+        clock,
+        lambda metrics: late_sources(workspace, spec, metrics, payload, clock),
+    )
     rollout = Rollout(spec, endpoint, registry, ledger, clock, actor, progress)
     return Parts(workspace, endpoint, registry, ledger, payload, observer, rollout)

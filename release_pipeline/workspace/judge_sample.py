@@ -91,7 +91,8 @@ class JudgeSample:
             f"CASE WHEN {short} THEN response END AS response FROM ("
             "SELECT request_id, request, response, row_number() OVER (PARTITION BY request_id ORDER BY request_time) "
             f"AS rp_copy FROM ({rows.query}) AS canonical WHERE {ANSWERED} "
-            f"AND request_id IN ({', '.join(f':{name}' for name in ids)})) AS numbered WHERE rp_copy = 1",
+            f"AND request_id IN ({', '.join(f':{name}' for name in ids)})) AS numbered WHERE rp_copy = 1 "
+            "ORDER BY request_id",
             {**rows.values, **ids},
         )
         return {row["request_id"] or "": Bodies(row["request"], row["response"]) for row in found}

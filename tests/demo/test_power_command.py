@@ -1,6 +1,7 @@
 """The command `power`: text, JSON, plot, and sentences for mistakes; with a rate given, without a workspace."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,23 @@ def test_a_given_rate_needs_no_client_of_databricks(folder: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
     assert ended.stdout.splitlines()[-1] == "[]", ended.stderr
+
+
+def masked(text: str) -> list[list[str]]:
+    """Lines of words without figures, which may move in their last digits, and without the units beside them."""
+    lines = [re.sub(r"[\d.,]+( (h|min|s|days)\b)?", "#", line).replace("─", "").split() for line in text.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_the_page_shows_what_the_command_prints(folder: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "power.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"^```(yaml|text)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    first, hopeless = re.findall(r"^release-pipeline (power .*)$", page, re.MULTILINE)
+    (folder / "defs.yaml").write_text(blocks["yaml"])
+    ended = power(*first.split()[1:])
+    assert ended.exit_code == 0
+    assert masked(ended.stdout) == masked(blocks["text"])
+    assert (folder / "power.svg").stat().st_size > 3000
+    quoted = " ".join(re.findall(r"^> (.*)$", page, re.MULTILINE))
+    said = " ".join(power(*hopeless.split()[1:]).stdout.split("\n\n")[0].split())
+    assert masked(said) == masked(quoted)

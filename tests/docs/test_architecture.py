@@ -19,15 +19,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     "spec_sentences": set(),
     "spec_gate": set(),
     "spec_sql": {"errors", "spec_gate"},
+    "spec_file": {"errors", "spec"},
+    "power_command": {"gate", "report", "rollout", "spec", "spec_file", "errors", "clock"},
     "spec": {"errors", "spec_cron", "spec_gate", "spec_sentences"},
     "gate": {"spec", "spec_gate"},
     "workspace": {"spec", "spec_gate", "spec_sql", "errors", "clock"},
     "local_workspace": set(),
     "rollout": {"gate", "workspace", "spec", "spec_gate", "errors", "clock"},
-    "evaluation": {"workspace", "spec", "errors"},
-    "report": {"gate", "rollout", "workspace", "spec", "errors"},
-    "assets": {"report", "rollout", "gate", "evaluation", "workspace", "spec", "errors"},
-    "automation": {"assets", "report", "rollout", "gate", "evaluation", "workspace", "spec", "errors", "clock"},
+    "evaluation": {"workspace", "spec", "spec_gate", "errors"},
+    "replay_log": {"gate", "workspace", "spec", "spec_gate", "spec_sentences", "errors"},
+    "report": {"gate", "rollout", "workspace", "spec", "spec_gate", "errors"},
+    "assets": {"report", "rollout", "gate", "evaluation", "workspace", "spec", "spec_gate", "errors"},
+    "automation": {
+        "assets",
+        "report",
+        "rollout",
+        "gate",
+        "evaluation",
+        "workspace",
+        "spec",
+        "spec_gate",
+        "errors",
+        "clock",
+    },
     "build": {"assets", "automation", "spec", "errors"},
     "component": {"build", "spec", "errors"},
     "definitions": {"component", "build"},
@@ -97,6 +111,17 @@ def test_only_the_command_line_knows_the_local_workspace_and_only_when_asked() -
         if name == "local_workspace" and part_of(file) != "local_workspace"
     }
     assert found == {("cli", False)}
+
+
+def test_a_replay_asks_the_workspace_only_for_a_table() -> None:
+    found = {
+        (file.name, at_top)
+        for file in modules()
+        if part_of(file) == "replay_log"
+        for name, _, at_top in imports(file)
+        if name == "workspace"
+    }
+    assert found == {("workspace_table.py", False)}
 
 
 def test_the_gate_needs_nothing_but_numpy_and_the_standard_library() -> None:

@@ -1,6 +1,7 @@
 """What the gate counts: badness of every kind, rows that cannot be judged, segments, copies, late rows, levels."""
 
 import json
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 from release_pipeline.errors import SpecError, StatementFailed
 from release_pipeline.gate import observations
 from release_pipeline.spec_gate import Metric
-from release_pipeline.spec_sql import expression_problem, names_in
 from release_pipeline.workspace import counts
 from release_pipeline.workspace.inference_table import (
     LATE_SECONDS,
@@ -353,57 +353,49 @@ def test_slow_without_a_threshold_freezes_the_champions_p95(warehouse: Recording
     assert (level.threshold_ms, level.rows, level.bad) == (95, 100, 5.0)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("1; DROP TABLE t", "semicolon"),
-        ("(SELECT 1)", "SELECT"),
-        ("1) FROM t --", "closes a ) that was not opened"),
-        ("a -- b", "comment"),
-        ("a /* b */", "comment"),
-        ("a, b", "comma"),
-        ("(a", "not closed"),
-        ("'a", "quote that is not closed"),
-        ("exists (VALUES (1))", "VALUES"),
-        ("(FROM t |> AGGREGATE count(*))", "(|>)"),
-        ("[1)", "closes a )"),
-        ("  ", "empty"),
-        (r"r'\' ; '", "semicolon"),
-    ],
-)
-def test_an_expression_that_is_none_is_refused_by_name(text: str, says: str, warehouse: RecordingWarehouse) -> None:
-    assert says in str(expression_problem(text))
-    with pytest.raises(SpecError, match=r"badness of metric expression (has|is|closes)"):
-        read(filled(warehouse, [Logged("a", 1)]), MetricPlan(expression(text), 60))
-    assert not any("DROP" in sent.statement for sent in warehouse.sent)
+def test_sql_that_is_no_expression_never_reaches_the_warehouse(warehouse: RecordingWarehouse) -> None:
+    table = filled(warehouse, [Logged("a", 1)])
+    with pytest.raises(SpecError, match="badness of metric expression has a semicolon; write one expression"):
+        read(table, MetricPlan(expression("1; DROP TABLE t"), 60))
+    with pytest.raises(SpecError, match="segments of metric errors has SELECT"):
+        table.level([Metric(name="errors", kind="errors", segments="(SELECT 1)")], moment(0), moment(1), rate_seconds=1)
+    assert not any("DROP" in sent.statement or "(SELECT 1)" in sent.statement for sent in warehouse.sent)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "status_code >= 500",
-        "CASE WHEN response LIKE '%;SELECT -- it''s%' THEN 1 ELSE 0 END",
-        r"response = 'it\'s; fine'",
-        "`select` + request_metadata['with'] + a.values + request:table.id",
-        "extract(HOUR FROM request_time) / 24",
-        'greatest(0, least(1, size(split(response, "\\n")) / 5))',
-        "exists(filter(array(1, 2), x -> x > 1), x -> x > 1)",
-    ],
-)
-def test_an_expression_that_is_one_passes(text: str) -> None:
-    assert expression_problem(text) is None
+def test_neither_order_nor_copies_nor_the_cut_into_reads_changes_what_is_counted(warehouse: RecordingWarehouse) -> None:
+    draw = random.Random(7)
+    rows = [
+        Logged(
+            f"r{number}",
+            draw.uniform(0, 600),
+            draw.choice([200, 200, 500, None, 42]),
+            draw.choice([50, 150, -1, None]),
+            draw.choice(["e1", "e2"]),
+            request=json.dumps({"group": draw.choice(["a", "b", "c", None])}),
+        )
+        for number in range(120)
+    ]
+    by_group = Metric(name="errors_by_group", kind="errors", segments=GROUP)
+    plans = [MetricPlan(ERRORS, 60), MetricPlan(SLOW, 300, 100), MetricPlan(by_group, 300, None, ("a", "b"))]
+    whole = read(filled(warehouse, rows), *plans)
+    shuffled = draw.sample(rows, len(rows))
+    table = filled(warehouse, [*shuffled[:70], *shuffled[20:50]])
+    first = read(table, *plans)
+    insert(warehouse, table.name, "gateway", [*shuffled[60:], *shuffled[:30], *shuffled[90:]])
+    second = read(table, *plans, after=1)
+    assert summed(first, second) == summed(whole)
+    assert whole.duplicates == 0
+    assert (first.duplicates, second.duplicates) == (30, 10 + 30 + 30)
 
 
-def test_names_are_found_outside_texts_only() -> None:
-    assert names_in("CASE WHEN `Response` = 'request' THEN length(a) END") == {
-        "case",
-        "when",
-        "response",
-        "then",
-        "length",
-        "a",
-        "end",
-    }
+def summed(*deltas: Delta) -> dict[tuple[object, ...], tuple[int, ...]]:
+    """Counts and unjudged rows by everything that they are counted by, over some reads."""
+    total: dict[tuple[object, ...], tuple[int, ...]] = {}
+    for group in (group for delta in deltas for group in delta.groups):
+        key = (group.metric, group.step, group.bucket_start, group.served_entity_id, group.segment)
+        found = (*group.counts, group.unjudged)
+        total[key] = tuple(map(sum, zip(total.get(key, (0,) * len(found)), found, strict=True)))
+    return total
 
 
 def test_metrics_of_other_tables_are_refused(warehouse: RecordingWarehouse) -> None:

@@ -199,9 +199,9 @@ class TestOptions:
         quick = "--watermark-lag", "60", "--bucket-seconds", "60"
         (short,) = replay(GOOD, SPEC, *quick).releases
         (long,) = replay(GOOD, SPEC, *quick, "--min-step-seconds", "900").releases
-        assert short["seconds"] < 600 < plain["seconds"]
+        assert short["seconds"] < 600
         assert 900 <= long["seconds"] < 930
-        (trailing,) = replay(GOOD, SPEC, "--watermark-lag", "1150").releases
+        (trailing,) = replay(GOOD, SPEC, "--watermark-lag", "5000").releases
         assert (plain["verdict"], trailing["verdict"]) == ("PROMOTE", "HOLD")
         (large,) = replay(GOOD, SPEC, "--min-champion-rows", "200").releases
         assert len(large["metrics"][0]["path"]["at"]) < len(plain["metrics"][0]["path"]["at"])

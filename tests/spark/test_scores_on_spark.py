@@ -121,7 +121,8 @@ def test_every_statement_about_scores_gives_the_same_rows(shape: str, spark: Any
         theirs = on_spark(spark, sent, tables)
         assert sent.rows is not None
         assert len(sent.rows) == len(theirs), sent.statement
-        assert all(same(ours, other) for ours, other in zip(sent.rows, theirs, strict=True)), sent.statement
+        for ours, other in zip(sent.rows, theirs, strict=True):
+            assert same(ours, other), f"{ours}\n{other}\n{sent.statement}"
 
 
 def agree_on_writes(spark: Any, sent: list[Sent], tables: tuple[str, ...], scores: ScoreTable) -> None:
@@ -142,8 +143,8 @@ def agree_on_writes(spark: Any, sent: list[Sent], tables: tuple[str, ...], score
     # All other statements of a collection are queries.
     for each in sent:
         if each.rows is not None and each.statement.lstrip().startswith("SELECT"):
-            theirs = on_spark(spark, each, tables)
-            assert [same(mine, other) for mine, other in zip(each.rows, theirs, strict=True)].count(False) == 0
+            answered = on_spark(spark, each, tables)
+            assert all(same(mine, other) for mine, other in zip(each.rows, answered, strict=True)), each.statement
 
 
 def read_everything(scores: ScoreTable, metrics: tuple[Metric, ...]) -> None:
