@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from release_pipeline.errors import SpecError
 from release_pipeline.spec_cron import can_fire
@@ -237,6 +237,16 @@ class ReleaseSpec(Strict):
         if not IDENTIFIER.match(value):
             raise ValueError("must be letters, digits and underscores, not starting with a digit")
         return value
+
+    @model_validator(mode="after")
+    def _traces_for_feedback(self) -> "ReleaseSpec":
+        for metric in self.gate.metrics:
+            if metric.kind == "feedback" and metric.source == "traces" and not self.endpoint.tracing:
+                raise ValueError(
+                    f"gate.metrics {metric.name} is feedback on traces, and endpoint.tracing is off; turn it on, or "
+                    "take the metric out"
+                )
+        return self
 
     @property
     def endpoint_name(self) -> str:

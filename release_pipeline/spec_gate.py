@@ -7,6 +7,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from release_pipeline.spec_sql import expression_problem
+
 IDENTIFIER: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _TABLE_NAME: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){2}$")
 
@@ -98,8 +100,8 @@ class Metric(Strict):
     worst: float = Field(default=0.0, description="`feedback`, `judge`: the number that means entirely bad.")
     best: float = Field(
         default=1.0,
-        description="`feedback`, `judge`: the number that means entirely good; true, yes, pass and positive mean it, "
-        "too.",
+        description="`feedback`, `judge`: the number that means entirely good; true, yes, pass and positive mean the "
+        "higher of the two, false, no, fail and negative the lower.",
     )
     table: str | None = Field(
         default=None, description="`label`: table of truth, `catalog.schema.table`, with one row per request."
@@ -141,6 +143,13 @@ class Metric(Strict):
     def _column(cls, value: str) -> str:
         if not IDENTIFIER.match(value):
             raise ValueError("must be the name of a column: letters, digits and underscores")
+        return value
+
+    @field_validator("badness", "segments")
+    @classmethod
+    def _one_expression(cls, value: str | None) -> str | None:
+        if value is not None and (problem := expression_problem(value)):
+            raise ValueError(problem)
         return value
 
     @model_validator(mode="after")

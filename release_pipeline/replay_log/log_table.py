@@ -1,5 +1,7 @@
 """The rows of a log, checked as a whole before any is used, and read release by release."""
 
+import csv
+import gzip
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from release_pipeline.spec import ReleaseSpec
 
 _PARQUET: Final = (".parquet", ".pq")
 _CSV: Final = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+_DELIMITERS: Final = (",", ";", "\t", "|")
 _TABLE: Final = re.compile(r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){2}$")
 _KINDS: Final = "a .parquet, .csv or .csv.gz file, or a table as catalog.schema.table"
 
@@ -84,7 +87,7 @@ class LogTable:
             found = cells(columns, types, spec.gate, arms, spec.ramp.steps)
             self._load(source, found)
         except duckdb.Error as error:
-            raise LogError(f"{log} cannot be read: {first_sentence(error)}.") from None
+            raise LogError(f"{log} cannot be read: {_reason(error)}.") from None
         self._has = {name for name in found.values if name == "percent" or name.startswith("segment_")}
         self._own = frozenset(columns.badness)
         self.releases = self._releases()
@@ -134,9 +137,7 @@ class LogTable:
             if name.endswith(_PARQUET):
                 return _Source(f"read_parquet({literal(_no_pattern(self._log))})", "row_number() OVER ()")
             if name.endswith(_CSV):
-                # As text, so that a cell that is wrong can be named.
-                options = "all_varchar = true, header = true"
-                return _Source(f"read_csv({literal(_no_pattern(self._log))}, {options})", "row_number() OVER ()")
+                return _Source(_csv_relation(path), "row_number() OVER ()")
         elif _TABLE.match(self._log):
             from release_pipeline.replay_log.workspace_table import copy_table
 
@@ -177,6 +178,40 @@ class LogTable:
             self._connection.execute("DROP TABLE log")
             self._connection.execute("ALTER TABLE sorted RENAME TO log")
         return tuple(name for name, _ in found)
+
+
+def _csv_relation(path: Path) -> str:
+    """All cells as texts, so that a wrong one can be named; nothing is guessed that could leave rows out.
+
+    Raises:
+        LogError: The first line has no header.
+    """
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig") as file
+        ):
+            header = file.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise LogError(f"{path} cannot be read: {first_sentence(error)}.") from None
+    delimiter = max(_DELIMITERS, key=header.count)
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    if not names or len({name.lower() for name in names}) < len(names):
+        raise LogError(f"{path} begins with {header[:80]!r}; the first line must name the columns, each once.")
+    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
+    return (
+        f"read_csv({literal(_no_pattern(str(path)))}, auto_detect = false, header = true, "
+        f"delim = {literal(delimiter)}, quote = '\"', escape = '\"', columns = {{{columns}}})"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What DuckDB says, in short."""
+    cells = re.search(r"on Line: (\d+).*Expected Number of Columns: (\d+) Found: (\d+)", str(error), re.DOTALL)
+    if cells:
+        return f"line {cells[1]} has {cells[3]} cells where the header has {cells[2]}"
+    return first_sentence(error)
 
 
 def _no_pattern(path: str) -> str:

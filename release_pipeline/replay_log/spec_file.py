@@ -28,7 +28,7 @@ def read_spec(file: Path) -> ReleaseSpec:
         raise SpecError(f"{file} is no YAML: {first_sentence(error)}.") from None
     parts = [part.get("attributes", part) for part in found if isinstance(part, dict)]
     if len(parts) != 1 or not isinstance(parts[0], dict):
-        raise SpecError(f"{file} has {len(parts)} releases; give a defs.yaml with one.")
+        raise SpecError(f"{file} does not have the attributes of one release; give a defs.yaml that has.")
     return _validated(parts[0], f"{file}: ")
 
 

@@ -251,11 +251,13 @@ class Observer:
             seen.unreadable = "; ".join(delta.failed.values())
             reads.append(TableRead(self.payload.name, metrics, delta))
         for source in self.sources_of(found.gate.metrics):
+            after = found.cursors.get(source.name, 0)
             try:
                 source.collect(state.steps[0].started_at)
-            except TableUnreadable as error:
+                until = source.latest()
+            except TableUnreadable as error:  # the guards must not go blind with it
                 seen.unreadable = str(error)
-            until, after = source.latest(), found.cursors.get(source.name, 0)
+                continue
             if until is None:
                 seen.missing.append(source.name)
             elif until.version > after:
@@ -284,6 +286,7 @@ class Observer:
             rates[level.metric] = rates.get(level.metric, 0.0) + level.rows_per_second
         cursors = {self.payload.name: state.baseline_version}
         for source in self.sources_of(self.spec.gate.metrics):
+            source.collect(since)
             levels += source.level(since, state.started_at, rate_seconds=RATE_SECONDS, entities=ids)
             cursors[source.name] = source.version_before(state.started_at)
         reading = self._reading(state, now)

@@ -203,8 +203,8 @@ class TestOptions:
         assert 900 <= long["seconds"] < 930
         (trailing,) = replay(GOOD, SPEC, "--watermark-lag", "5000").releases
         assert (plain["verdict"], trailing["verdict"]) == ("PROMOTE", "HOLD")
-        (large,) = replay(GOOD, SPEC, "--min-champion-rows", "200").releases
-        assert len(large["metrics"][0]["path"]["at"]) < len(plain["metrics"][0]["path"]["at"])
+        (large,) = replay(GOOD, SPEC, "--min-champion-rows", "9000").releases
+        assert large["metrics"][0]["path"] == {"at": [], "step": [], "harm_e": [], "noninferiority_e": []}
 
 
 def _cell(column, row, value):
@@ -292,6 +292,19 @@ def test_a_file_that_is_not_what_its_name_says(replay, tmp_path):
     assert ended.exit_code == 2
     assert "broken.parquet cannot be read" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_rows_of_another_length_or_behind_a_hash_are_never_skipped(replay, tmp_path):
+    lines = SMALL.to_csv(index=False).splitlines()
+    for number, line in ((1, "1,2,3"), (900, "1,2,3"), (2, ",".join([lines[1], "more"]))):
+        file = tmp_path / "ragged.csv"
+        file.write_text("\n".join([*lines[:number], line, *lines[number:]]) + "\n")
+        ended = replay(file, SPEC)
+        assert (ended.exit_code, ended.stdout) == (2, "")
+        cells = line.count(",") + 1
+        assert f"cannot be read: line {number + 1} has {cells} cells where the header has 6." in ended.stderr
+    hashed = SMALL.assign(arrived_at="#" + SMALL["arrived_at"].astype(str))
+    assert "expected a time" in replay(hashed[SMALL.columns], SPEC, kind="csv").stderr
 
 
 def test_people_get_tables(replay, both, tmp_path):
