@@ -155,6 +155,18 @@ SHAPES: Final = (
         },
         time_column="event_time",
     ),
+    # As published descriptions have it: no served entity by that name, and the client's own id in the request alone.
+    PayloadShape(
+        name="Unity AI Gateway with destinations",
+        needs=("event_time", "request_id", "status_code", "latency_ms", "request", "response", "destination_id"),
+        expressions={
+            "client_request_id": "get_json_object(payload.request, '$.client_request_id')",
+            "request_time": "payload.event_time",
+            "duration_ms": "payload.latency_ms",
+            "served_entity": "nullif(payload.destination_id, '')",
+        },
+        time_column="event_time",
+    ),
 )
 
 

@@ -1,0 +1,122 @@
+"""A whole look at a release whose metrics come late: people, a judge and labels, beside the errors."""
+
+import uuid
+from collections.abc import Callable
+
+import mlflow
+from mlflow.entities import AssessmentSource
+
+from release_pipeline.assets.context import ModelContext
+from release_pipeline.automation.judge import judge_release
+from release_pipeline.gate.verdict import Action, HoldReason
+from release_pipeline.rollout.evidence_fold import so_far
+from release_pipeline.rollout.observer import Observed
+from tests.pipeline.conftest import MODELS, Model, eventually
+
+ERRORS = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3, "required": False}
+PERSON = AssessmentSource(source_type="HUMAN", source_id="reader@example.com")
+
+
+def gate(*metrics: dict[str, object]) -> dict[str, object]:
+    return {"bucket_seconds": 1, "min_champion_rows": 5, "metrics": [ERRORS, *metrics]}
+
+
+def look(model: Model, release: str) -> Observed:
+    observed = model.parts().observer.look(release)
+    assert observed is not None
+    return observed
+
+
+def in_ramp(model: Model) -> str:
+    model.champion()
+    model.deploy(release := model.release(), model.register("second"))
+    model.step(release)
+    look(model, release)
+    return release
+
+
+def ids(model: Model) -> dict[str, str]:
+    """Version by request id, of all requests of users so far."""
+    mapping = model.parts().observer.evidence.mapping()
+    rows = model.parts().workspace.warehouse.execute(
+        f"SELECT databricks_request_id AS id, served_entity_id AS entity FROM {model.spec.payload_table} "
+        "WHERE client_request_id IS NULL"
+    )
+    return {str(row["id"]): mapping[str(row["entity"])] for row in rows}
+
+
+def ask(model: Model, release: str, count: int, text: str = "hello") -> Observed:
+    before = model.counted(model.parts())
+    model.ask(count, text)
+    model.rows(before + count)
+    return look(model, release)
+
+
+def test_labels_roll_back_a_version_that_they_prove_wrong(make_model: Callable[..., Model]) -> None:
+    truth = f"main.default.truth_{uuid.uuid4().hex[:8]}"
+    label = {"name": "wrong", "kind": "label", "table": truth, "badness": "CAST(label.wrong AS DOUBLE)", "margin": 0.2}
+    model = make_model(gate=gate(label), ramp={"steps": [50]})
+    release = in_ramp(model)
+    seen = ask(model, release, 5)
+    assert (seen.verdict.action, seen.verdict.reason) == (Action.HOLD, HoldReason.TABLE_MISSING)
+    assert truth in seen.verdict.sentence
+    warehouse = model.parts().workspace.warehouse
+    warehouse.execute(f"CREATE TABLE {truth} (request_id STRING, wrong BOOLEAN)")
+    labelled: set[str] = set()
+    for _ in range(12):
+        ask(model, release, 30)
+        for request, version in ids(model).items():
+            if request not in labelled:
+                wrong = "true" if version == seen.release.challenger_version else "false"
+                warehouse.execute(f"INSERT INTO {truth} VALUES ('{request}', {wrong})")
+                labelled.add(request)
+        seen = look(model, release)
+        if seen.verdict.action is Action.ROLL_BACK:
+            break
+    assert seen.verdict.action is Action.ROLL_BACK, seen.verdict.sentence
+    assert "wrong is 100 % of" in seen.verdict.sentence
+    total = seen.evidence.metric("wrong").total()
+    assert total.champion[20] == 0
+    assert total.challenger[0] == 0
+    assert total.champion_n + total.challenger_n == len(labelled), "every label counts once"
+
+
+def test_a_judge_advances_a_version_that_it_finds_as_good(make_model: Callable[..., Model]) -> None:
+    judge = {"name": "private", "kind": "judge", "scorer": "PIIDetection", "sample": 1.0, "margin": 0.4}
+    model = make_model(gate=gate(judge), ramp={"steps": [50]})
+    release = in_ramp(model)
+    context = ModelContext(model.spec, MODELS)
+    for _ in range(12):
+        ask(model, release, 40)
+        judge_release(model.parts(), context, progress=lambda line: None)
+        seen = look(model, release)
+        if seen.verdict.action is Action.PROMOTE:
+            break
+    assert seen.verdict.action is Action.PROMOTE, seen.verdict.sentence
+    assert "private is 0 % of" in seen.verdict.sentence
+
+
+def test_feedback_of_people_counts_for_the_version_that_answered(make_model: Callable[..., Model]) -> None:
+    feedback = {"name": "helpful", "kind": "feedback", "assessment": "helpful", "margin": 0.3}
+    model = make_model(gate=gate(feedback), ramp={"steps": [50]}, endpoint={"tracing": True})
+    release = in_ramp(model)
+    seen = ask(model, release, 40)
+    versions = ids(model)
+    experiment = model.logged("first").experiment_id
+
+    def found() -> dict[str, str]:
+        traces = mlflow.search_traces(locations=[experiment], return_type="list", include_spans=False, max_results=500)
+        traced = {str(each.info.client_request_id): str(each.info.trace_id) for each in traces}
+        return traced if versions.keys() <= traced.keys() else {}
+
+    traces = eventually(found)
+    for request, version in versions.items():
+        helpful = version != seen.release.challenger_version
+        mlflow.log_feedback(trace_id=traces[request], name="helpful", value=helpful, source=PERSON)
+    seen = look(model, release)
+    total = seen.evidence.metric("helpful").total()
+    assert (total.champion[0], total.challenger[20]) == (total.champion_n, total.challenger_n)
+    assert total.champion_n + total.challenger_n == 40
+    rows = model.parts().observer.evidence.read(release)
+    assert so_far(rows, model.spec.gate).state == seen.evidence
+    assert look(model, release).evidence.metric("helpful").total() == total, "nothing is counted again"
