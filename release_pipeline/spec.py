@@ -274,12 +274,13 @@ class ReleaseSpec(Strict):
         return f"{self.model.registered_name}_release_evidence"
 
 
-def parse_spec(attributes: Mapping[str, Any], *, file: Path) -> ReleaseSpec:
+def parse_spec(attributes: Mapping[str, Any], *, file: Path, with_model: bool = True) -> ReleaseSpec:
     """Validate the attributes of one ``defs.yaml``.
 
     Args:
         attributes: The mapping under ``attributes:`` with templates already resolved.
-        file: The YAML file, for messages and for the files it names (which must exist).
+        file: The YAML file, for messages and for the files it names.
+        with_model: Whether those files must exist.
 
     Raises:
         SpecError: One sentence per problem: file, release, field, value, bound, and what to do.
@@ -297,7 +298,7 @@ def parse_spec(attributes: Mapping[str, Any], *, file: Path) -> ReleaseSpec:
         **{f"model.code_paths.{index}": path for index, path in enumerate(spec.model.code_paths)},
     }
     for field, relative in named.items():
-        if relative is not None and not (file.parent / relative).exists():
+        if with_model and relative is not None and not (file.parent / relative).exists():
             raise SpecError(
                 f"{file}: release {spec.name}: field `{field}` names {relative}, which does not exist; "
                 f"paths are relative to {file.parent}."

@@ -9,10 +9,14 @@ from release_pipeline.spec import ReleaseSpec, parse_spec
 _TYPE = "release_pipeline.ReleasePipelineComponent"
 
 
-def read_spec(file: Path) -> ReleaseSpec:
+def read_spec(file: Path, *, with_model: bool = True) -> ReleaseSpec:
     """The validated specification in ``file``, or in the ``defs.yaml`` of the folder ``file``.
 
     Templates are resolved as Dagster does it, which is loaded only if there are any.
+
+    Args:
+        file: The YAML of a component, or nothing but its attributes.
+        with_model: Whether the files of the model that the YAML names must be there.
 
     Raises:
         SpecError: The file cannot be read, is not YAML, holds no release, or not exactly one, or the release is wrong.
@@ -29,11 +33,12 @@ def read_spec(file: Path) -> ReleaseSpec:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise SpecError(f"{path}: is not YAML{where}; mend it there.") from None
-    found = [each for each in documents if isinstance(each, dict) and each.get("type") == _TYPE]
-    if len(found) != 1 or not isinstance(found[0].get("attributes"), dict):
+    releases = [each for each in documents if isinstance(each, dict) and each.get("type", _TYPE) == _TYPE]
+    found = [each.get("attributes", each) for each in releases]
+    if len(found) != 1 or not isinstance(found[0], dict):
         raise SpecError(f"{path}: has {len(found)} releases of type {_TYPE} with attributes; it must have one.")
-    attributes: dict[str, Any] = found[0]["attributes"]
-    return parse_spec(_resolved(attributes, path) if "{{" in text else attributes, file=path)
+    attributes: dict[str, Any] = found[0]
+    return parse_spec(_resolved(attributes, path) if "{{" in text else attributes, file=path, with_model=with_model)
 
 
 def _resolved(attributes: dict[str, Any], path: Path) -> dict[str, Any]:

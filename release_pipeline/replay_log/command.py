@@ -77,14 +77,15 @@ def replay(spec_file: Path, log: str, as_json: bool, **options: Any) -> None:
 def _replay(spec_file: Path, log: str, as_json: bool, options: dict[str, Any]) -> str:
     """Everything that is printed: nothing is before all releases are done."""
     from release_pipeline.replay_log.cells import CHALLENGER, CHAMPION
+    from release_pipeline.replay_log.changed_spec import change_spec
     from release_pipeline.replay_log.frozen import freeze
     from release_pipeline.replay_log.log_table import LogTable
     from release_pipeline.replay_log.results import show, totals
-    from release_pipeline.replay_log.spec_file import change_spec, read_spec
     from release_pipeline.replay_log.virtual_clock import ClockOptions, run
+    from release_pipeline.spec_file import read_spec
 
     spec = change_spec(
-        read_spec(spec_file),
+        read_spec(spec_file, with_model=False),
         {name: options[name] for name in ("bucket_seconds", "min_champion_rows", "alpha")},
         {"min_step_seconds": options["min_step_seconds"]},
         require=options["require"],

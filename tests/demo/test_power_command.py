@@ -117,7 +117,7 @@ def test_a_mistake_is_a_sentence(folder: Path, options: list[str], words: str) -
     [
         (None, "cannot be read"),
         ("a: [", "is not YAML in line 1"),
-        ("a: 1", "has 0 releases"),
+        ("a: 1", "field `name` is missing"),
         (yaml.safe_dump(RELEASE) + "---\n" + yaml.safe_dump(RELEASE), "has 2 releases"),
         (yaml.safe_dump(RELEASE).replace("- 50", "- 500"), "each step must be from 1 to 99 percent"),
         (yaml.safe_dump(RELEASE).replace("- 50", "- '{{ nothing.there }}'"), "a template cannot be resolved"),

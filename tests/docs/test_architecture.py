@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "local_workspace": set(),
     "rollout": {"gate", "workspace", "spec", "spec_gate", "errors", "clock"},
     "evaluation": {"workspace", "spec", "spec_gate", "errors"},
-    "replay_log": {"gate", "workspace", "spec", "spec_gate", "spec_sentences", "errors"},
+    "replay_log": {"gate", "workspace", "spec", "spec_file", "spec_gate", "spec_sentences", "errors"},
     "report": {"gate", "rollout", "workspace", "spec", "spec_gate", "errors"},
     "assets": {"report", "rollout", "gate", "evaluation", "workspace", "spec", "spec_gate", "errors"},
     "automation": {

@@ -77,4 +77,4 @@ def test_no_statement_of_the_pipeline_updates_or_deletes_rows() -> None:
         for file in (source / folder).rglob("*.py"):
             searched += "INSERT INTO" in file.read_text()
             assert not changing.search(file.read_text()), file
-    assert searched == 2, "the ledger and the evidence are written with INSERT, and are what was searched"
+    assert searched == 3, "ledger, evidence and scores are written with INSERT, and are what was searched"

@@ -10,7 +10,10 @@ import pytest
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A local Spark session in UTC with one thread; ANSI mode is on, as in a SQL warehouse."""
-    from pyspark.sql import SparkSession
+    try:
+        from pyspark.sql import SparkSession
+    except ModuleNotFoundError:
+        pytest.fail("pyspark is installed apart: run `make test-all`, or PYTHONPATH=.venv/spark pytest tests/spark")
 
     folder: Path = tmp_path_factory.mktemp("spark")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,35 +1,13 @@
-"""The spec of a replay: a release's YAML, with what the command line changes in it."""
+"""What the command line of a replay changes in a release's YAML."""
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
-from release_pipeline.errors import SpecError, first_sentence
+from pydantic import ValidationError
+
+from release_pipeline.errors import SpecError
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_sentences import sentence
-
-
-def read_spec(file: Path) -> ReleaseSpec:
-    """The spec in a ``defs.yaml``; the model's files that it names need not be there.
-
-    Args:
-        file: YAML with the component's ``attributes``, or with nothing but them.
-
-    Raises:
-        SpecError: There is no such file, or it is no release's.
-    """
-    import yaml
-
-    try:
-        found = [part for part in yaml.safe_load_all(file.read_text(encoding="utf-8")) if part is not None]
-    except OSError as error:
-        raise SpecError(f"{file} cannot be read: {error.strerror}; give a release's defs.yaml.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{file} is no YAML: {first_sentence(error)}.") from None
-    parts = [part.get("attributes", part) for part in found if isinstance(part, dict)]
-    if len(parts) != 1 or not isinstance(parts[0], dict):
-        raise SpecError(f"{file} does not have the attributes of one release; give a defs.yaml that has.")
-    return _validated(parts[0], f"{file}: ")
 
 
 def change_spec(
@@ -68,13 +46,7 @@ def change_spec(
     asked = {key: value for key, value in gate.items() if value is not None}
     written["gate"] = {**written.get("gate", {}), **asked, "metrics": metrics}
     written["ramp"] = {**written.get("ramp", {}), **{key: each for key, each in ramp.items() if each is not None}}
-    return _validated(written, "")
-
-
-def _validated(attributes: Mapping[str, Any], where: str) -> ReleaseSpec:
-    from pydantic import ValidationError
-
     try:
-        return ReleaseSpec.model_validate(dict(attributes))
+        return ReleaseSpec.model_validate(written)
     except ValidationError as error:
-        raise SpecError(where + "\n".join(sentence(dict(problem)) for problem in error.errors())) from None
+        raise SpecError("\n".join(sentence(dict(problem)) for problem in error.errors())) from None
