@@ -34,10 +34,20 @@ class Blocks:
     """Open blocks and log-capitals of one bet in many releases."""
 
     def __init__(
-        self, releases: int, bet: Callable[[Floats, Floats], Floats], bucket: float, least: int, waits: bool
+        self,
+        releases: int,
+        bet: Callable[[Floats, Floats], Floats],
+        bucket: float,
+        least: int,
+        waits: bool,
+        by_champion: bool = False,
     ) -> None:
-        """A block closes at `least` champion rows, and if it `waits` not before the watermark has passed its bucket."""
+        """A block closes at `least` rows of both arms; if it `waits`, not before the watermark has passed its bucket.
+
+        `by_champion` is the wrong rule: it closes by the champion's rows alone.
+        """
         self._releases, self._bet, self._bucket, self._least, self._waits = releases, bet, bucket, least, waits
+        self._counted = slice(0, 1) if by_champion else slice(0, 2)
         self._open: dict[Key, _Open] = {}
         self._capitals: dict[int, Floats] = {}
 
@@ -50,7 +60,7 @@ class Blocks:
         for key in sorted(self._open):
             (step, start), block = key, self._open[key]
             end = start + self._bucket
-            closes = block.arms[0].sum(axis=-1) >= self._least
+            closes = block.arms[self._counted].sum(axis=(0, 2)) >= self._least
             if self._waits and watermark < end:
                 closes[:] = False
             if closes.any():
@@ -85,6 +95,8 @@ class Lateness:
     swing_slots: int = 0
     """The weight swings from 0.6 to 1.6 times itself and back in this many slots; 0 leaves it alone."""
     rows: float = 300.0
+    ingest_slots: int = 1
+    """Slots from one ingest to the next, as where a table is written every few minutes."""
 
     def weight(self, slot: int) -> float:
         """The challenger's true share of a slot."""
@@ -95,7 +107,7 @@ class Lateness:
         return float(min(0.95, weight * np.exp(middle + reach * np.sin(2 * np.pi * slot / self.swing_slots))))
 
     def ingests(self, releases: int, bucket: float, seed: int) -> Iterator[tuple[dict[Key, Arms], int]]:
-        """An ingest every 30 s: the fresh counts by key, and its number, which is the slot it came after."""
+        """Ingest by ingest: the fresh counts by key, and the slot that it came after."""
         rng = np.random.default_rng(seed)
         slots = self.step_slots * len(self.weights)
         weight = np.array([self.weight(slot) for slot in range(slots)])
@@ -107,15 +119,17 @@ class Lateness:
             good_rows = rng.poisson(self.rows * share * (1 - bad), (releases, slots))
             bad_rows = rng.poisson(self.rows * share * bad, (releases, slots))
             sent.append(((good_rows, delays[0]), (bad_rows, delays[1])))
+        fresh: dict[Key, Arms] = {}
         for ingest in range(slots + max(map(max, self.delays))):
-            fresh: dict[Key, Arms] = {}
             for arm, kinds in enumerate(sent):
                 for value, (rows, delay) in enumerate(kinds):
                     slot = ingest - delay
                     if 0 <= slot < slots:
                         key = (slot // self.step_slots, slot * SLOT_SECONDS // bucket * bucket)
                         fresh.setdefault(key, np.zeros((2, releases, 2)))[arm, :, value] += rows[:, slot]
-            yield fresh, ingest
+            if (ingest + 1) % self.ingest_slots == 0:
+                yield fresh, ingest
+                fresh = {}
 
 
 class Watcher(Protocol):

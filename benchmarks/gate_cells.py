@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.gate_late_cells import advance_late, late_ramp, late_swing
+from benchmarks.gate_late_cells import advance_late, late_blocks, late_ramp, late_swing
 from benchmarks.gate_results import OURS, Cell, wald_floor
 from benchmarks.gate_rules import (
     Make,
@@ -214,6 +214,7 @@ CELLS: Final[Mapping[str, Plan]] = {
     "equal-1pp": Plan(2_000, equal_1pp, "equal versions, margin 1 point"),
     "quiet": Plan(2_000, quiet, "regressions at 10 requests a minute"),
     "late-ramp": Plan(2_000, late_ramp, "errors logged early across a ramp"),
+    "late-blocks": Plan(2_000, late_blocks, "early bad rows that are about as many as close a block"),
     "late-swing": Plan(2_000, late_swing, "errors logged early while the weight swings within a step"),
     "late-advance": Plan(2_000, advance_late, "the challenger's errors logged late"),
     "tick": Plan(1, tick, "cost of a tick"),

@@ -22,6 +22,7 @@ _EARLY_ERRORS: Final = ((_LATE, 0), (_LATE, 0))
 #: Variants of this project's rule that lack a part of it.
 _BY_INGEST: Final = "blocks keyed by ingest alone"
 _NO_WATERMARK: Final = "without the watermark"
+_BY_CHAMPION: Final = "blocks closed by the champion's rows"
 
 
 def harm(champion: Floats, challenger: Floats) -> Floats:
@@ -35,12 +36,12 @@ def _bucket(lateness: Lateness) -> int:
 
 
 def _harm_bet(releases: int, bucket: float, by_ingest: bool = False) -> BlockBet:
-    return BlockBet(Blocks(releases, harm, bucket, _GATE.min_champion_rows, waits=False), by_ingest=by_ingest)
+    return BlockBet(Blocks(releases, harm, bucket, _GATE.min_block_rows, waits=False), by_ingest=by_ingest)
 
 
 def _compare(cell: Cell, column: str, rule: str, events: int, releases: int) -> None:
     """Note a rate; a variant of this project's rule gets a line of its own."""
-    variant = rule in (_BY_INGEST, _NO_WATERMARK)
+    variant = rule in (_BY_INGEST, _NO_WATERMARK, _BY_CHAMPION)
     cell.compare(f"{column}: {rule}" if variant else column, OURS if variant else rule, events, releases)
 
 
@@ -89,6 +90,32 @@ def late_swing(releases: int, seed: int) -> Cell:
     return cell
 
 
+def late_blocks(releases: int, seed: int) -> Cell:
+    """Identical versions, a tenth of the rows bad and logged early: about as many in a bucket as close a block.
+
+    The table is written every five minutes, so the good rows of a bucket come together.
+    """
+    cell = Cell()
+    for weight in (0.05, 0.25, 0.50):
+        level, bucket = 0.1, 300
+        lateness = Lateness(level, level, (weight,), 2_880, ((_LATE, 0), (_LATE, 0)), 0, 20 / (1 - weight), 10)
+        bet = partial(harm_increment, level=level)
+        watchers: dict[str, Watcher] = {
+            OURS: BlockBet(Blocks(releases, bet, bucket, _GATE.min_block_rows, waits=False)),
+            _BY_CHAMPION: BlockBet(
+                Blocks(releases, bet, bucket, _GATE.min_block_rows // 2, waits=False, by_champion=True)
+            ),
+        }
+        for rule, decided in ever_decided(lateness, watchers, releases, bucket, seed).items():
+            events = int(decided.sum())
+            if rule == OURS:
+                what = f"false rollback, a tenth of the rows bad and logged 20 min early, weight {weight:.0%}"
+                cell.rate("G5", "late-blocks", what, events, releases, 0.05)
+            if weight == 0.25:
+                _compare(cell, "A/A, early bad rows about fill a block", rule, events, releases)
+    return cell
+
+
 def advance_late(releases: int, seed: int) -> Cell:
     """Exactly at a margin of 1 point for eight hours; the challenger's errors are logged 20 minutes late."""
     margin = 0.01
@@ -97,8 +124,8 @@ def advance_late(releases: int, seed: int) -> Cell:
     bucket = _bucket(lateness)
     trails = (_LATE + 1.0) * SLOT_SECONDS
     watchers: dict[str, Watcher] = {
-        OURS: BlockBet(Blocks(releases, bet, bucket, _GATE.min_champion_rows, waits=True), trails=trails),
-        _NO_WATERMARK: BlockBet(Blocks(releases, bet, bucket, _GATE.min_champion_rows, waits=False)),
+        OURS: BlockBet(Blocks(releases, bet, bucket, _GATE.min_block_rows, waits=True), trails=trails),
+        _NO_WATERMARK: BlockBet(Blocks(releases, bet, bucket, _GATE.min_block_rows, waits=False)),
         "naive z": Pooled(naive_z(margin)(releases)),
         "GrowthBook-like": Pooled(growthbook_like(margin)(releases)),
     }

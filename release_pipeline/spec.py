@@ -16,8 +16,8 @@ from release_pipeline.spec_cron import can_fire
 from release_pipeline.spec_gate import IDENTIFIER, GatePart, Strict
 from release_pipeline.spec_sentences import SECRET_WORD, sentence
 
-_ENDPOINT_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")
-_SECRET_REFERENCE = re.compile(r"^\{\{secrets/[^/{}\s]+/[^/{}\s]+\}\}$")
+_ENDPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_SECRET_REFERENCE = re.compile(r"\{\{secrets/[^/{}\s]+/[^/{}\s]+\}\}")
 
 
 class Resource(Strict):
@@ -62,7 +62,7 @@ class ModelPart(Strict):
     @classmethod
     def _three_levels(cls, value: str) -> str:
         parts = value.split(".")
-        if len(parts) != 3 or not all(IDENTIFIER.match(part) for part in parts):
+        if len(parts) != 3 or not all(IDENTIFIER.fullmatch(part) for part in parts):
             raise ValueError("must be catalog.schema.model, each of letters, digits and underscores")
         return value
 
@@ -130,7 +130,7 @@ class EndpointPart(Strict):
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
-        if value and not _ENDPOINT_NAME.match(value):
+        if value and not _ENDPOINT_NAME.fullmatch(value):
             raise ValueError("must be 1 to 63 letters, digits, hyphens and underscores")
         return value
 
@@ -138,7 +138,7 @@ class EndpointPart(Strict):
     @classmethod
     def _no_clear_secrets(cls, value: dict[str, str]) -> dict[str, str]:
         for key, text in value.items():
-            if SECRET_WORD.search(key) and not _SECRET_REFERENCE.match(text):
+            if SECRET_WORD.search(key) and not _SECRET_REFERENCE.fullmatch(text):
                 # The value is never repeated in the message.
                 raise ValueError(f"{key} looks like a secret; write it as a reference {{{{secrets/scope/key}}}}")
         return value
@@ -177,7 +177,7 @@ class PromotionPart(Strict):
     @field_validator("alias")
     @classmethod
     def _alias(cls, value: str) -> str:
-        if not IDENTIFIER.match(value) or value == "challenger":
+        if not IDENTIFIER.fullmatch(value) or value == "challenger":
             raise ValueError("must be letters, digits and underscores, and not `challenger`")
         return value
 
@@ -234,7 +234,7 @@ class ReleaseSpec(Strict):
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
-        if not IDENTIFIER.match(value):
+        if not IDENTIFIER.fullmatch(value):
             raise ValueError("must be letters, digits and underscores, not starting with a digit")
         return value
 
@@ -289,7 +289,11 @@ def parse_spec(attributes: Mapping[str, Any], *, file: Path, with_model: bool = 
     try:
         spec = ReleaseSpec.model_validate(dict(attributes))
     except ValidationError as error:
-        problems = "\n".join(sentence(dict(problem)) for problem in error.errors())
+        found = error.errors()
+        # A list whose items are wrong is said to be too short as well, which it is not.
+        held = {problem["loc"][:length] for problem in found for length in range(len(problem["loc"]))}
+        told = [problem for problem in found if problem["type"] != "too_short" or problem["loc"] not in held]
+        problems = "\n".join(sentence(dict(problem)) for problem in told)
         raise SpecError(f"{file}: release {name}: {problems}") from None
     named = {
         "model.source": spec.model.source,

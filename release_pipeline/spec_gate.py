@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from release_pipeline.spec_sql import expression_problem
 
-IDENTIFIER: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-_TABLE_NAME: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){2}$")
+#: For ``fullmatch``, as every pattern here: ``$`` lets a line break through.
+IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){2}")
 
 Kind = Literal["errors", "slow", "feedback", "judge", "label", "expression"]
 
@@ -39,9 +40,9 @@ SCORE_BINS: Final = 21
 
 
 class Strict(BaseModel):
-    """Base of every part of the YAML: unknown fields are refused, values do not change."""
+    """Base of every part of the YAML: unknown fields are refused, numbers are finite, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Metric(Strict):
@@ -119,13 +120,15 @@ class Metric(Strict):
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
-        if not IDENTIFIER.match(value):
+        if not IDENTIFIER.fullmatch(value):
             raise ValueError("must be letters, digits and underscores, not starting with a digit")
         return value
 
     @field_validator("margin")
     @classmethod
     def _margin(cls, value: float | tuple[float, ...] | None) -> float | tuple[float, ...] | None:
+        if value == ():
+            raise ValueError("needs at least one number, such as 0.02, or [0.03, 0.02] for one per ramp step")
         for margin in value if isinstance(value, tuple) else () if value is None else (value,):
             if not 0 < margin < 1:
                 raise ValueError("must be a share above 0 and below 1, such as 0.02 for 2 percentage points")
@@ -134,15 +137,22 @@ class Metric(Strict):
     @field_validator("table")
     @classmethod
     def _table(cls, value: str | None) -> str | None:
-        if value is not None and not _TABLE_NAME.match(value):
+        if value is not None and not _TABLE_NAME.fullmatch(value):
             raise ValueError("must be catalog.schema.table, each of letters, digits and underscores")
         return value
 
     @field_validator("request_id_column")
     @classmethod
     def _column(cls, value: str) -> str:
-        if not IDENTIFIER.match(value):
+        if not IDENTIFIER.fullmatch(value):
             raise ValueError("must be the name of a column: letters, digits and underscores")
+        return value
+
+    @field_validator("assessment", "scorer")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        if value is not None and (not value.isprintable() or set(value) & set("`'\"")):
+            raise ValueError("must be a name without backticks, quotes and control characters")
         return value
 
     @field_validator("badness", "segments")
@@ -162,6 +172,8 @@ class Metric(Strict):
                 raise ValueError(f"kind `{self.kind}` needs {field}; add it")
         if self.worst == self.best:
             raise ValueError("worst and best are the same number; they must differ, such as worst: 1 and best: 5")
+        if self.alpha_share is not None and not self.guard:
+            raise ValueError("alpha_share is for guards, and guard is false; remove one of the two")
         if self.margin is None and self.bound is None:
             raise ValueError("margin is none, so bound must say what is good enough")
         return self
@@ -202,8 +214,8 @@ class GatePart(Strict):
     baseline_days: float = Field(
         default=7, gt=0, le=90, description="Days before the release from which the champion's level is frozen."
     )
-    min_champion_rows: int = Field(
-        default=20, ge=1, le=10_000, description="Champion rows that close a block of evidence."
+    min_block_rows: int = Field(
+        default=40, ge=1, le=20_000, description="Rows, of both versions together, that close a block of evidence."
     )
     bucket_seconds: int | None = Field(
         default=None, ge=1, le=86_400, description="Event-time bucket of a block; none sizes it by the traffic."

@@ -115,10 +115,13 @@ def _as_taken(before: Observed, now: ReleaseState) -> Observed:
 
 
 def check_fields(observed: Observed) -> dict[str, Any]:
-    """Outcome of the check ``gate``: a sentence, and per metric value and bound, and both e-values and their limits."""
+    """Outcome of the check ``gate``: a sentence, and per metric value, bound, requests, e-values and their limits."""
     verdict = observed.verdict
     numbers: dict[str, float | str] = {"verdict": verdict.action.value, "reason": str(verdict.reason)}
+    numbers["release"] = observed.release.release  # Dagster names no partition beside a check
     for metric in verdict.metrics:
+        numbers[f"{metric.key}_requests"] = metric.challenger_n
+        numbers[f"{metric.key}_champion_requests"] = metric.champion_n
         if metric.challenger_rate is not None and metric.most is not None:
             numbers[f"{metric.key}_value"] = float(f"{metric.challenger_rate:.4g}")
             numbers[f"{metric.key}_bound"] = float(f"{metric.most:.4g}")

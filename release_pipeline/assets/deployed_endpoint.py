@@ -73,7 +73,7 @@ def power_metadata(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> dict
         return {}
     try:
         from release_pipeline.gate.planner import plan
-        from release_pipeline.report.power_report import power_markdown
+        from release_pipeline.report import power_report
         from release_pipeline.rollout.traffic import measured_traffic
 
         now = parts.observer.clock.now()
@@ -83,7 +83,7 @@ def power_metadata(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> dict
                 spec, parts.payload, parts.observer.sources_of(spec.gate.metrics), now, spec.gate.baseline_days
             ),
         )
-        metadata = {"power_sentence": planned.sentence, "power": dg.MetadataValue.md(power_markdown(planned))}
+        metadata = power_report.power_metadata(planned)
     except Exception as error:
         metadata = {"power_sentence": f"How long the ramp takes is not known: {first_sentence(error)}."}
     return metadata

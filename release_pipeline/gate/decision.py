@@ -9,7 +9,7 @@
 
 A metric with segments is judged segment by segment: its share of alpha is split evenly over them for harm, and every
 segment must be shown, so the worst one decides. Rows of rare or new labels make up the segment ``other``, which can
-roll back, but is not waited for.
+roll back, but is waited for only if it had enough rows before the release.
 """
 
 import math
@@ -26,7 +26,7 @@ from release_pipeline.gate.betting import (
 from release_pipeline.gate.doubts import doubtful
 from release_pipeline.gate.evidence import Bet, EvidenceState
 from release_pipeline.gate.holds import no_data, share_mismatch, unhealthy, updating
-from release_pipeline.gate.observations import OTHER, Counts, Series
+from release_pipeline.gate.observations import Counts, Series
 from release_pipeline.gate.verdict import (
     Action,
     GoReason,
@@ -193,7 +193,7 @@ def _verdict_of(
         segments=len(labels),
         kind=metric.kind,
         guard=metric.guards,
-        required=metric.requires and (segment != OTHER or len(labels) == 1),
+        required=metric.requires and Series(metric.name, segment) not in state.small,
         champion_n=champion_n,
         champion_bad=champion_bad,
         challenger_n=challenger_n,

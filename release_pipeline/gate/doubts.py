@@ -40,7 +40,12 @@ def doubtful(
     by_name = {metric.name: metric for metric in spec.gate.metrics}
     for verdict in required:
         metric = by_name[verdict.name]
-        for doubt in _doubts(state, signals, verdict, metric, step):
+        found = list(_doubts(state, signals, verdict, metric, step))
+        if len(found) > 1:
+            # Each may be harmless, and all of them not.
+            together = sum((doubt.rows for doubt in found), np.zeros(metric.bins))
+            found.append(_Doubt(found[0].reason, together, " and ".join(doubt.words for doubt in found)))
+        for doubt in found:
             e_value = _with(state, verdict, metric, doubt.rows, step)
             if e_value < verdict.noninferiority_limit:
                 sentence = (

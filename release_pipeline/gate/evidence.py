@@ -5,9 +5,10 @@ An *ingest* is one read of new rows from the inference table. What it saw is sto
 ingests: the same rows give the same state, bit for bit.
 
 Rows are bet in *blocks*: the rows of one ramp step in one event-time bucket that were first seen in one ingest, or in
-consecutive ones until the champion has ``gate.min_champion_rows``. A closed block is never opened again; later rows of
-its bucket begin a new one. Whether a block closes depends on counts and time only, never on outcomes, which keeps the
-bets fair. The hypotheses close their blocks differently:
+consecutive ones until both arms together have ``gate.min_block_rows``. A closed block is never opened again; later rows
+of its bucket begin a new one. Whether a block closes depends on time and on the number of its rows only, never on how
+they are split over the arms: where lateness depends on the outcome, one arm's own number would tell its outcomes, and
+identical versions would be rolled back. The hypotheses close their blocks differently:
 
 - harm closes as soon as the counts allow, because rows that came early came early for both arms;
 - non-inferiority also waits until the watermark has passed the bucket's end, because a challenger whose bad answers
@@ -32,7 +33,7 @@ from release_pipeline.gate.betting import (
     harm_increment,
     noninferiority_increment,
 )
-from release_pipeline.gate.observations import OTHER, Arms, Baseline, Observation, Series
+from release_pipeline.gate.observations import OTHER, SEGMENT_SHARE, Arms, Baseline, Observation, Series
 from release_pipeline.spec_gate import GatePart, Metric
 
 Capitals = tuple[float, ...]
@@ -142,6 +143,8 @@ class EvidenceState:
     """Frozen level per series. A metric with segments has those that were frozen with it, and :data:`OTHER`."""
     buckets: Mapping[str, float]
     """Length of an event-time bucket per metric, seconds."""
+    small: frozenset[Series] = frozenset()
+    """Segments :data:`OTHER` that had too few rows before the release to be waited for."""
     last_ingest: int = -1
     metrics: Mapping[Series, MetricEvidence] = field(default_factory=dict)
 
@@ -157,7 +160,10 @@ class EvidenceState:
         Raises:
             ValueError: The length of a metric's buckets is missing or not positive.
         """
-        frozen = {Series(baseline.metric, baseline.segment): baseline.level for baseline in baselines}
+        known_levels = list(baselines)
+        frozen = {Series(baseline.metric, baseline.segment): baseline.level for baseline in known_levels}
+        rows: dict[Series, int] = {Series(baseline.metric, baseline.segment): baseline.n for baseline in known_levels}
+        small = set()
         levels: dict[Series, float] = {}
         for metric in gate.metrics:
             if not buckets.get(metric.name, 0) > 0:
@@ -170,8 +176,11 @@ class EvidenceState:
             else:
                 known = {series.segment for series in frozen if series.metric == metric.name}
                 labels = [*sorted(known - {"", OTHER}), OTHER]
+                total = sum(rows.get(Series(metric.name, label), 0) for label in labels)
+                if len(labels) > 1 and rows.get(Series(metric.name, OTHER), 0) < SEGMENT_SHARE * total:
+                    small.add(Series(metric.name, OTHER))
             levels |= {(key := Series(metric.name, label)): frozen.get(key, default) for label in labels}
-        return cls(gate=gate, levels=levels, buckets=dict(buckets))
+        return cls(gate=gate, levels=levels, buckets=dict(buckets), small=frozenset(small))
 
     def metric(self, name: str, segment: str = "") -> MetricEvidence:
         """The evidence of one series; empty before its first observation."""
@@ -258,7 +267,7 @@ class EvidenceState:
         one_armed, done = bet in _ONE_ARMED, list[BlockKey]()
         for key in sorted(due):
             (step, start), (arms, opened) = key, blocks[key]
-            if one_armed or arms.champion_n >= self.gate.min_champion_rows:
+            if one_armed or arms.champion_n + arms.challenger_n >= self.gate.min_block_rows:
                 won = capitals.get(step, _NOTHING)
                 if any(arms.challenger):
                     won = tuple((self._increment(metric, series, bet, step, arms) + np.asarray(won)).tolist())

@@ -11,6 +11,8 @@ Counts = tuple[int, ...]
 
 #: The segment of rows whose label was rare, or unknown, before the release.
 OTHER: Final = "other"
+#: A label is a segment of its own from this share of the rows on; less is not waited for.
+SEGMENT_SHARE: Final = 0.05
 
 #: The champion's level where no row from before the release tells it; p95 leaves 5 % slow by definition.
 DEFAULT_LEVELS: Final[Mapping[str, float]] = {"errors": 0.01, "slow": 0.05}
@@ -18,8 +20,8 @@ _DEFAULT_LEVEL: Final = 0.05
 
 #: Bucket lengths that :func:`bucket_seconds_for` chooses from; they divide a day, so buckets of any two days line up.
 BUCKET_LENGTHS: Final = (60, 120, 300, 600, 1200, 3600, 7200, 14400, 43200, 86400)
-#: A bucket should hold this many times the rows that close a block, or too many rows are left over.
-_BLOCKS_PER_BUCKET: Final = 5
+#: The champion's rows in a bucket should be this many times the rows that close a block, or too many are left over.
+_BLOCKS_PER_BUCKET: Final = 2.5
 #: Where nothing is known of the traffic.
 _UNKNOWN_TRAFFIC_SECONDS: Final = 3600
 
@@ -152,5 +154,5 @@ def bucket_seconds_for(gate: GatePart, champion_rows_per_second: float) -> int:
         return gate.bucket_seconds
     if not champion_rows_per_second:
         return _UNKNOWN_TRAFFIC_SECONDS
-    rows = _BLOCKS_PER_BUCKET * gate.min_champion_rows
+    rows = _BLOCKS_PER_BUCKET * gate.min_block_rows
     return next((s for s in BUCKET_LENGTHS if s * champion_rows_per_second >= rows), BUCKET_LENGTHS[-1])

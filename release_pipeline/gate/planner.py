@@ -4,8 +4,8 @@ Every figure comes from running the gate's own bets on simulated traffic (:mod:`
 blocks that a bet needs follow requests and hours. The time of a step has these parts:
 
 - rows: the challenger's share of the requests, times the rows per request that the metric gives;
-- buckets: evidence of being good enough counts a bucket of event time when it is over, and only if the champion has
-  ``gate.min_champion_rows`` in it; evidence of harm counts at each tick of the sensor;
+- buckets: evidence of being good enough counts a bucket of event time when it is over, and only if it has
+  ``gate.min_block_rows`` in it; evidence of harm counts at each tick of the sensor;
 - lag: rows come as much later as the table lags;
 - the shortest time of a step, ``ramp.min_step_seconds``.
 
@@ -272,5 +272,5 @@ def _false_rollbacks(spec: ReleaseSpec, traffic: Traffic, steps: Sequence[StepTi
             left -= here
         one = courses[0].rolled_back(each.level, legs)
         at_most = each.alike / courses[0].harm_limit
-        found.append(FalseRollback(each.title, at_most, min(at_most, 1 - (1 - one) ** each.alike)))
+        found.append(FalseRollback(each.title, at_most, 1 - (1 - one) ** each.alike))
     return tuple(found)

@@ -62,9 +62,11 @@ class Course:
         return (buckets * self.bucket_seconds + self._traffic.lag_seconds + self._tick) / 3600
 
     def false_advance(self) -> float:
-        """Probability that a version at the edge is shown to be good enough before the ramp's deadline."""
-        simulated = (self._advance(self.edge, self._spec.ramp.deadline_hours * 3600) < math.inf).mean()
-        return min(self._spec.gate.alpha, float(simulated))
+        """Probability that a version at the edge is shown to be good enough before the ramp's deadline, simulated.
+
+        At most alpha is proven; of few releases the share that is counted may be a little above it.
+        """
+        return float((self._advance(self.edge, self._spec.ramp.deadline_hours * 3600) < math.inf).mean())
 
     def seconds_to_roll_back(self, mean: float, most: float) -> Floats:
         """Seconds of traffic until a challenger of this mean is shown to be harmful, per release; lag not included."""
@@ -99,7 +101,7 @@ class Course:
             def bet(champion: Floats, challenger: Floats) -> Floats:
                 return below_increment(challenger, bound)
         else:
-            used = _poisson_at_least(self._spec.gate.min_champion_rows - 1, self._champion_rate * self.bucket_seconds)
+            used = _poisson_at_least(self._spec.gate.min_block_rows - 1, self._rate * self.bucket_seconds)
 
             def bet(champion: Floats, challenger: Floats) -> Floats:
                 return noninferiority_increment(champion, challenger, level, margin)
@@ -129,13 +131,18 @@ class Course:
         """Seconds of a block that is bet for harm, and the share of the rows that are in one."""
         if self.margin is None:
             return float(self.bucket_seconds), 1.0
-        least, in_tick = self._spec.gate.min_champion_rows, self._champion_rate * self._tick
+        least, in_tick = self._spec.gate.min_block_rows, self._rate * self._tick
         if in_tick >= least:
             return self._tick, 1.0
-        rows, in_bucket = max(in_tick, float(least)), self._champion_rate * self.bucket_seconds
+        rows, in_bucket = max(in_tick, float(least)), self._rate * self.bucket_seconds
         # What is left at the end of a bucket is lost: on average half a block.
         used = 1 - rows / (2 * in_bucket) if in_bucket >= 2 * rows else _poisson_at_least(least - 1, in_bucket)
-        return min(rows / self._champion_rate, float(self.bucket_seconds)), used
+        return min(rows / self._rate, float(self.bucket_seconds)), used
+
+    @property
+    def _rate(self) -> float:
+        """Rows per second of both versions."""
+        return self._champion_rate + self._challenger_rate
 
     def _legs(self, length: float, used: float, seconds: float) -> list[Leg]:
         rows, others = self._challenger_rate * length * used, self._champion_rate * length * used

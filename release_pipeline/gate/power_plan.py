@@ -117,7 +117,9 @@ class FalseRollback:
 
     title: str
     at_most: float
+    """Proven."""
     simulated: float
+    """Counted, so by chance it may be a little above what is proven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Plan:
     series: tuple[SeriesStep, ...]
     false_rollback: tuple[FalseRollback, ...]
     false_rollback_in_all: float
-    """Simulated, over all guards; at most alpha."""
+    """Simulated, over all guards; at most alpha is proven."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON: what does not end is null, figures have four digits, a metric is its name."""
@@ -159,7 +161,7 @@ class Plan:
         return (
             f"At {rate} an equal version passes the ramp {ramp} % in {hours_text(self.hours)} (median), 90 % within "
             f"{hours_text(self.hours_90)}; the deadline is {hours_text(self.deadline_hours)}. It is falsely rolled "
-            f"back with a probability of {percent(self.false_rollback_in_all)} (at most {percent(self.alpha)})."
+            f"back: simulated {percent(self.false_rollback_in_all)}, proven at most {percent(self.alpha)}."
         )
 
 

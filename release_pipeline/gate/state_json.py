@@ -15,6 +15,7 @@ def state_to_dict(state: EvidenceState) -> dict[str, Any]:
     """The state without its gate, which is the release's own and is given again on reading."""
     return {
         "buckets": {name: float(seconds).hex() for name, seconds in state.buckets.items()},
+        "small": sorted(list(series) for series in state.small),
         "last_ingest": state.last_ingest,
         "levels": [[*series, level.hex()] for series, level in state.levels.items()],
         "metrics": [[*series, _metric(evidence)] for series, evidence in state.metrics.items()],
@@ -32,6 +33,7 @@ def state_from_dict(data: Mapping[str, Any], gate: GatePart) -> EvidenceState:
             gate=gate,
             levels={Series(name, segment): float.fromhex(level) for name, segment, level in data["levels"]},
             buckets={name: float.fromhex(seconds) for name, seconds in data["buckets"].items()},
+            small=frozenset(Series(name, segment) for name, segment in data["small"]),
             last_ingest=int(data["last_ingest"]),
             metrics={Series(name, segment): _read_metric(each) for name, segment, each in data["metrics"]},
         )

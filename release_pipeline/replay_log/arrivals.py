@@ -132,10 +132,10 @@ class Arrivals:
         Args:
             counts: Counts of one series.
             bucket_seconds: Length of an event-time bucket.
-            enough: Champion rows that close a block.
-            harm: Champion rows of the open blocks that close as soon as they have enough.
-            waiting: Rows that count of the open blocks that wait for the watermark: the champion's, or of one-armed
-                bets the challenger's.
+            enough: Rows of both arms that close a block.
+            harm: Rows of the open blocks that close as soon as they have enough.
+            waiting: Rows that count of the open blocks that wait for the watermark: those of both arms, or of
+                one-armed bets the challenger's.
             paired: Whether the series is held against the champion; else only bounds count, and any row is enough.
         """
         at, key, slot = (np.asarray(each, dtype=np.int64) for each in (counts.at, counts.key, counts.slot))
@@ -145,8 +145,9 @@ class Arrivals:
         found = {read for each in np.unique(at[late]).tolist() for read in (each - 1, each)}
         # What comes late joins a block whose age must be known, so the block must have begun on time.
         found |= {read for each in np.unique(key[late]).tolist() for read in (int(passed[each]) - 1, int(passed[each]))}
-        champion = (slot >= 1) & (slot <= counts.bins)
-        telling, least = (champion, enough) if paired else (slot > counts.bins + 1, 1)
+        challenger = slot > counts.bins + 1
+        judged = ((slot >= 1) & (slot <= counts.bins)) | challenger
+        telling, least = (judged, enough) if paired else (challenger, 1)
         on_time = np.bincount(key[telling & ~late], weights=count[telling & ~late], minlength=len(keys))
         for index, block in enumerate(keys):
             if on_time[index] + waiting.get(block, 0) >= least:
@@ -158,7 +159,7 @@ class Arrivals:
             if block not in known and rows >= least
         }
         if paired:
-            found |= _filled(at[champion], key[champion], count[champion], keys, harm, enough)
+            found |= _filled(at[judged], key[judged], count[judged], keys, harm, enough)
         return {read for read in found if 0 <= read < len(self.ticks)}
 
     def _passed(self, time: float) -> int:

@@ -11,8 +11,6 @@ from typing import Final, NamedTuple
 from release_pipeline.replay_log.columns import Columns
 from release_pipeline.spec_gate import GatePart
 
-#: Requests that never reached a version: credentials, permissions, unknown paths, rate limits.
-NOT_SERVED: Final = (401, 403, 404, 429)
 #: A request of a tracer, which is never evidence, begins its client_request_id with this.
 TRACER: Final = "release-pipeline-tracer/"
 
@@ -76,11 +74,10 @@ def cells(
             numbers[key], wrong = _number(number)
             checks.append(Cell(number, wrong, expected))
     status = numbers.get("status", "CAST(NULL AS DOUBLE)")
-    refused = f"coalesce({status} IN ({', '.join(str(each) for each in NOT_SERVED)}), false)"
     traced = "false"
     if columns.client_request_id is not None:
         traced = f"coalesce(starts_with(CAST({quoted(columns.client_request_id)} AS VARCHAR), '{TRACER}'), false)"
-    values["answered"] = f"{values['arm']} <> {NOBODY} AND NOT {refused} AND NOT {traced}"
+    values["answered"] = f"{values['arm']} <> {NOBODY} AND NOT {traced}"
     if columns.traffic_percent is not None:
         values["percent"], wrong = _number(columns.traffic_percent)
         listed = ", ".join(str(step) for step in (0, *steps, 100))

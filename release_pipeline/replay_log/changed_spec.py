@@ -42,6 +42,9 @@ def change_spec(
             changed |= {"required": True, "muted": False, "guard": metric.guards}
         if metric.name in no_guard:
             changed |= {"guard": False}
+        if not changed.get("guard", True):
+            # A share of alpha is for guards; the others share what it leaves.
+            changed.pop("alpha_share", None)
         metrics.append(changed)
     asked = {key: value for key, value in gate.items() if value is not None}
     written["gate"] = {**written.get("gate", {}), **asked, "metrics": metrics}

@@ -45,8 +45,8 @@ class _Share(click.ParamType[tuple[str, float]]):
 @click.option("--min-step-seconds", type=int, help="Shortest time on a step.  [default: ramp.min_step_seconds]")
 @click.option("--bucket-seconds", type=int,
               help="Length of event-time buckets.  [default: gate.bucket_seconds, or by the traffic]")  # fmt: skip
-@click.option("--min-champion-rows", type=int,
-              help="Champion rows that close a block.  [default: gate.min_champion_rows]")  # fmt: skip
+@click.option("--min-block-rows", type=int,
+              help="Rows of both versions that close a block.  [default: gate.min_block_rows]")  # fmt: skip
 @click.option("--alpha", type=float, help="Probability of a false rollback.  [default: gate.alpha]")
 @click.option("--champion-level", type=_Share(), multiple=True,
               help="The champion's frozen level; may be repeated.  [default: from rows before the ramp]")  # fmt: skip
@@ -86,7 +86,7 @@ def _replay(spec_file: Path, log: str, as_json: bool, options: dict[str, Any]) -
 
     spec = change_spec(
         read_spec(spec_file, with_model=False),
-        {name: options[name] for name in ("bucket_seconds", "min_champion_rows", "alpha")},
+        {name: options[name] for name in ("bucket_seconds", "min_block_rows", "alpha")},
         {"min_step_seconds": options["min_step_seconds"]},
         require=options["require"],
         no_guard=options["no_guard"],

@@ -12,7 +12,7 @@ import numpy as np
 
 from release_pipeline.errors import LogError
 from release_pipeline.gate.betting import Floats
-from release_pipeline.gate.observations import OTHER, Baseline, Series, bucket_seconds_for
+from release_pipeline.gate.observations import OTHER, SEGMENT_SHARE, Baseline, Series, bucket_seconds_for
 from release_pipeline.replay_log.columns import decides
 from release_pipeline.replay_log.log_table import Flags, LogTable, ReleaseRows
 from release_pipeline.spec import ReleaseSpec
@@ -22,11 +22,11 @@ from release_pipeline.spec_gate import Metric
 BASELINE_ROWS: Final = 100
 #: The traffic rate that sizes the event-time buckets is taken from this much time.
 RATE_SECONDS: Final = 3600.0
-#: A label becomes a segment of its own with this share of the rows, if it is among the most frequent ones.
-SEGMENT_SHARE: Final = 0.05
+#: At most so many labels, the most frequent ones, become segments of their own.
 SEGMENTS: Final = 8
 
 _DAY: Final = 86_400.0
+#: Requests that give a row of a metric of which nothing is known from before the ramp.
 USUAL_SHARE: Final = {"feedback": 0.05}
 
 
@@ -167,10 +167,10 @@ def _segments(metric: Metric, rows: ReleaseRows, before: Flags) -> dict[str, Fla
     if labels is None:
         return {OTHER: None}
     names, counts = np.unique(labels[before].astype(str), return_counts=True)
-    often = sorted(zip(-counts, names, strict=True))[:SEGMENTS]
+    named = [(-int(n), str(name)) for n, name in zip(counts, names, strict=True) if name not in ("", OTHER)]
     least = SEGMENT_SHARE * counts.sum()
-    frozen = [str(name) for negative, name in often if -negative >= least and name not in ("", OTHER)]
-    found: dict[str, Flags | None] = {label: labels == label for label in sorted(frozen)}
+    frozen = sorted(name for negative, name in sorted(named)[:SEGMENTS] if -negative >= least)
+    found: dict[str, Flags | None] = {label: labels == label for label in frozen}
     rest = np.ones(len(labels), dtype=np.bool_)
     for mask in found.values():
         rest &= ~mask if mask is not None else rest

@@ -169,15 +169,18 @@ class _Clock:
             paired = track.harm_bet is Bet.HARM
             evidence = self._state.metric(*track.series)
             waiting = {
-                key: block.arms.champion_n if paired else block.arms.challenger_n
+                key: block.arms.challenger_n + (block.arms.champion_n if paired else 0)
                 for key, block in evidence.account(track.good_bet).open.items()
             }
-            harm = {key: block.arms.champion_n for key, block in evidence.account(track.harm_bet).open.items()}
+            harm = {
+                key: block.arms.champion_n + block.arms.challenger_n
+                for key, block in evidence.account(track.harm_bet).open.items()
+            }
             if track.watched:
                 plan |= self._arrivals.closing(
                     counts,
                     length,
-                    self._spec.gate.min_champion_rows,
+                    self._spec.gate.min_block_rows,
                     harm=harm if paired else {},
                     waiting=waiting,
                     paired=paired,

@@ -4,7 +4,6 @@ The first keys are for people: sentence, picture, table. Values are kept narrow,
 table that is wider than half the window. Numbers, which it plots over time, come last.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ import dagster as dg
 from release_pipeline.gate.evidence import Bet
 from release_pipeline.gate.observations import Series
 from release_pipeline.gate.verdict import MetricVerdict, Verdict, percent, points
-from release_pipeline.report.sparkline import sparkline
+from release_pipeline.report.markdown import INLINE, literal
+from release_pipeline.report.sparkline import Line, sparkline
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.state import ReleaseState
 
@@ -91,7 +91,7 @@ def _numbers(metric: MetricVerdict) -> dict[str, float | int]:
         "requests": metric.challenger_n,
         "unjudged": metric.challenger_unjudged or None,
         "harm_e": plotted(metric.harm_e, metric.harm_limit),
-        "noninferiority_e": plotted(metric.noninferiority_e, metric.noninferiority_limit),
+        "good_e": plotted(metric.noninferiority_e, metric.noninferiority_limit),
     }
     return {f"{metric.key}_{name}": number for name, number in numbers.items() if number is not None}
 
@@ -107,22 +107,32 @@ def plotted(e_value: float, limit: float) -> float:
 
 
 def metrics_table(metrics: Sequence[MetricVerdict]) -> dg.TableMetadataValue:
-    """One row per metric: bad answers of all, and the evidence for harm and for good, each against its limit."""
+    """One row per metric: value of each arm, the most it may be, evidence of harm and of good against its limit.
+
+    Evidence that has reached its limit is marked. Few columns, or the asset's overview cuts all values off.
+    """
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
                 {
                     "metric": metric.title,
-                    "challenger": f"{metric.challenger_bad:g} of {metric.challenger_n}",
-                    "champion": f"{metric.champion_bad:g} of {metric.champion_n}" if metric.champion_n else "-",
-                    "harm": _against(metric.harm_e, metric.harm_limit),
-                    "good": _against(metric.noninferiority_e, metric.noninferiority_limit),
-                    "state": str(metric.state),
+                    "challenger": _value(metric.challenger_rate, metric.challenger_n) + _at_most(metric),
+                    "champion": _value(metric.champion_rate, metric.champion_n),
+                    "harm": _against(metric.harm_e, metric.harm_limit) + " ✗" * metric.harmful,
+                    "good": _against(metric.noninferiority_e, metric.noninferiority_limit) + " ✓" * metric.shown,
                 }
             )
             for metric in metrics
         ]
     )
+
+
+def _value(share: float | None, rows: int) -> str:
+    return f"{percent(share)} of {rows}" if rows else "-"
+
+
+def _at_most(metric: MetricVerdict) -> str:
+    return f", at most {percent(metric.most)}" if metric.most is not None else ""
 
 
 def _against(e_value: float, limit: float) -> str:
@@ -131,36 +141,64 @@ def _against(e_value: float, limit: float) -> str:
 
 
 def report(observed: Observed, release: ReleaseState) -> str:
-    """The whole story of one look, in markdown that wraps."""
+    """The whole story of one look, in markdown that wraps; only what matters most where there are many segments."""
     verdict = observed.verdict
     against = f"champion version {release.champion_version}" if release.champion_version else "no champion"
-    lines = [
-        f"**Release {release.release}: {verdict.action} ({verdict.reason})**",
-        "",
-        f"Version {release.challenger_version} at {release.traffic_percent} %, {against}. Evidence is held against "
-        "its limit: harm / limit rolls back, good / limit advances.",
-        "",
-    ]
-    for metric in verdict.metrics:
-        role = " and ".join(word for word, holds in (("guard", metric.guard), ("required", metric.required)) if holds)
-        lines.append(
-            f"- **{metric.title}** ({role or 'only watched'}): {metric.state}; challenger "
-            f"{percent(metric.challenger_rate)} of {metric.challenger_n}"
-            + (f", champion {percent(metric.champion_rate)} of {metric.champion_n}" if metric.champion_n else "")
-            + f"; {_aim(metric)}; harm {_against(metric.harm_e, metric.harm_limit)}, "
-            f"good {_against(metric.noninferiority_e, metric.noninferiority_limit)}"
-            + (f"; {metric.challenger_unjudged} challenger rows not judged" if metric.challenger_unjudged else "")
-            + (f"; alpha split over {metric.segments} segments" if metric.segments > 1 else "")
-        )
-    said = [f"{max(observed.ingests, 0)} reads of new rows"]
+    head = (
+        f"**Release {release.release}: {verdict.action} ({verdict.reason})**\n\n"
+        f"Version {release.challenger_version}, now at {release.traffic_percent} %; {against}. Evidence against its "
+        "limit: harm rolls back, good advances.\n\n"
+    )
+    foot = f"\n\n{_reads(observed)}."
+    lines = [_told(metric) for metric in sorted(verdict.metrics, key=_urgency)]
+    shown = len(lines)
+    while len(head) + len("\n".join(lines[:shown])) + len(foot) > INLINE - len(_left_out(len(lines))):
+        shown -= 1
+    left_out = [_left_out(len(lines) - shown)] if shown < len(lines) else []
+    return head + "\n".join([*lines[:shown], *left_out]) + foot
+
+
+def _urgency(metric: MetricVerdict) -> int:
+    """What has rolled back comes first, then what keeps the step from being taken; else the order of the gate."""
+    if metric.guard and metric.harmful:
+        return 0
+    return 1 if metric.required and not metric.shown else 2
+
+
+def _left_out(count: int) -> str:
+    return f"- and {count} more, in the table `metrics`"
+
+
+def _told(metric: MetricVerdict) -> str:
+    role = ", ".join(word for word, holds in (("guard", metric.guard), ("required", metric.required)) if holds)
+    role = role or "only watched"
+    if metric.segments > 1:
+        role += f", alpha split over {metric.segments} segments"
+    told = [f"- **{literal(metric.title)}** ({role}): {metric.state}"]
+    if metric.challenger_n:
+        told.append(f"challenger {_value(metric.challenger_rate, metric.challenger_n)}")
+    else:
+        told.append("no challenger requests in this step")
+    if metric.champion_n:
+        told.append(f"champion {_value(metric.champion_rate, metric.champion_n)}")
+    told.append(_aim(metric))
+    told.append(f"harm {_against(metric.harm_e, metric.harm_limit)}")
+    told.append(f"good {_against(metric.noninferiority_e, metric.noninferiority_limit)}")
+    if metric.challenger_unjudged:
+        told.append(f"{metric.challenger_unjudged} challenger rows not judged")
+    return "; ".join(told)
+
+
+def _reads(observed: Observed) -> str:
+    count, unlogged = max(observed.ingests, 0), observed.signals.unlogged_errors
+    said = [f"{count} {'read' if count == 1 else 'reads'} of new rows"]
     if observed.sampling_fraction < 1:
         said.append(f"the table logs {percent(observed.sampling_fraction)} of the requests")
     said += [f"{observed.duplicates} rows delivered again and dropped"] if observed.duplicates else []
     said += [f"{observed.late} rows too late to be judged"] if observed.late else []
-    unlogged = observed.signals.unlogged_errors
     said += [f"{unlogged} failures that the endpoint counted and the table lacks"] if unlogged else []
-    lines += ["", f"{'; '.join(said)}; evidence digest `{observed.evidence_digest}`."]
-    return "\n".join(lines)
+    said += [f"evidence digest `{observed.evidence_digest}`"] if observed.evidence_digest else []
+    return "; ".join(said)
 
 
 def _aim(metric: MetricVerdict) -> str:
@@ -170,19 +208,25 @@ def _aim(metric: MetricVerdict) -> str:
 
 
 def trend_picture(observed: Observed) -> str:
-    """The e-value of the metric that decides, look by look, against its limit, with a caption."""
+    """The e-values of the metric that decides, look by look, against their limits, with a caption."""
     metric = _decisive(observed.verdict)
     if metric is None:
         return ""
+    path = observed.path.get(Series(metric.name, metric.segment), ())
     if metric.margin is not None:
-        bet, claim = (Bet.HARM, "is worse") if metric.harmful else (Bet.NONINFERIORITY, "is not worse")
+        good, worse, claims = Bet.NONINFERIORITY, Bet.HARM, ("not worse", "worse")
     else:
-        bet, claim = (Bet.ABOVE, "is above its bound") if metric.harmful else (Bet.BELOW, "is below its bound")
-    limit = metric.harm_limit if metric.harmful else metric.noninferiority_limit
-    points = observed.path.get(Series(metric.name, metric.segment), ())
-    values = [math.exp(min(point.values.get(bet.value, 0.0), 30.0)) for point in points]
-    picture = sparkline(values, limit=limit, colour="#dc2626" if metric.harmful else "#3b82f6")
-    return f"{picture}\n\nevidence that {metric.title} {claim}; dashed: limit {limit:.3g}" if picture else ""
+        good, worse, claims = Bet.BELOW, Bet.ABOVE, ("below its bound", "above its bound")
+    lines, captions = [], []
+    for drawn, bet, e_value, limit, claim, name, colour in (
+        (metric.required, good, metric.noninferiority_e, metric.noninferiority_limit, claims[0], "blue", "#3b82f6"),
+        (metric.guard, worse, metric.harm_e, metric.harm_limit, claims[1], "red", "#dc2626"),
+    ):
+        if drawn:
+            lines.append(Line([point.values.get(bet.value, 0.0) for point in path], limit, colour))
+            captions.append(f"{name}: {claim}, {_against(e_value, limit)}")
+    picture = sparkline(lines)
+    return f"{picture}\n\nevidence on {literal(metric.title)}; {'; '.join(captions)}; dashed: limit" if picture else ""
 
 
 def _decisive(verdict: Verdict) -> MetricVerdict | None:

@@ -1,11 +1,16 @@
-"""A plan as a picture: requests against the size of a regression, and hours per step. SVG, without a library."""
+"""A plan as a picture: requests against the size of a regression, and hours per step. SVG, without a library.
+
+The same in small shows only the left panel, in so few characters that Dagster shows it without being asked.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Final
+from urllib.parse import quote
 
 from release_pipeline.gate.power_plan import Plan, SeriesStep, hours_text
+from release_pipeline.report.markdown import INLINE, literal
 
 _WIDTH: Final = 920
 _HEIGHT: Final = 360
@@ -16,6 +21,8 @@ _RIGHT_PANEL: Final = (540, 900)
 _COLOURS: Final = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#db2777")
 #: Sizes and requests outside of these are not drawn.
 _SIZES: Final = (0.001, 1.0)
+_SMALL: Final = (260, 96)
+_SMALL_COLOURS: Final = ("blue", "orange", "green", "purple")
 _INK: Final = "#334155"
 _GRID: Final = "#e2e8f0"
 
@@ -128,9 +135,77 @@ def _legend(colours: dict[str, str]) -> Iterable[str]:
         at += 32 + 6.5 * len(title)
 
 
+def small_plot(plan: Plan) -> str:
+    """Markdown of the left panel in small, with a caption that names the lines; empty where nothing is found.
+
+    Metrics that would make it too long to be shown inline are left out; so are all segments but the first of each.
+    """
+    firsts = {each.metric: each for each in reversed(plan.series) if each.step == 0 and _points(each)}
+    lines = {each.title: _points(each) for each in plan.series if firsts.get(each.metric) is each}
+    for count in range(min(len(lines), len(_SMALL_COLOURS)), 0, -1):
+        drawn = dict(list(lines.items())[:count])
+        caption = "; ".join(f"{colour}: {literal(title)}" for colour, title in zip(_SMALL_COLOURS, drawn, strict=False))
+        if len(lines) > count:
+            caption += "; others are in `power_metrics`"
+        address = quote(_small_picture(list(drawn.values())), safe="=:/,'")
+        markdown = (
+            f"![power](data:image/svg+xml,{address})\n\n"
+            f"challenger requests until a regression is rolled back at {plan.ramp[0]} %, by its size; {caption}"
+        )
+        if len(markdown) <= INLINE:
+            return markdown
+    return ""
+
+
+def _small_picture(lines: Sequence[Sequence[tuple[float, float]]]) -> str:
+    width, height = _SMALL
+    bottom = height - 16
+    requests = [count for points in lines for _, count in points]
+    low = 10 ** math.floor(math.log10(min(requests)))
+    high = 10 ** math.ceil(math.log10(max(max(requests), 10 * low)))
+    x, y = _scale(*_SIZES, 34, width - 34), _scale(low, high, bottom, 8)
+    parts = [
+        f"<path d='M34 8V{bottom}H{width}' stroke='#999'/>",
+        "<g stroke='none' fill='#777' font-size='11' font-family='sans-serif'>",
+        *(f"<text x='{x(size):.0f}' y='{height - 3}'>{100 * size:g} pp</text>" for size in (0.001, 0.01, 0.1, 1.0)),
+        *(f"<text y='{y(count) + 4:.0f}'>{_short(count)}</text>" for count in (low, high)),
+        "</g>",
+    ]
+    for colour, points in zip(_SMALL_COLOURS, lines, strict=False):
+        path = ",".join(f"{x(size):.0f},{y(count):.0f}" for size, count in points)
+        parts.append(f"<polyline points='{path}' stroke='{colour}'/>")
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' fill='none' stroke-width='2'>"
+        f"{''.join(parts)}</svg>"
+    )
+
+
 def _ticks(top: float) -> Sequence[float]:
     """Four to eight round times up to ``top`` hours."""
-    steps = (1 / 60, 1 / 30, 1 / 12, 1 / 6, 1 / 4, 0.5, 1, 2, 4, 6, 12, 24, 48, 96, 168, 336, 720)
+    steps = (
+        1 / 3600,
+        2 / 3600,
+        5 / 3600,
+        10 / 3600,
+        20 / 3600,
+        1 / 60,
+        1 / 30,
+        1 / 12,
+        1 / 6,
+        1 / 4,
+        0.5,
+        1,
+        2,
+        4,
+        6,
+        12,
+        24,
+        48,
+        96,
+        168,
+        336,
+        720,
+    )
     step = next((each for each in steps if top / each <= 7), 10 ** math.ceil(math.log10(top / 7)))
     return [index * step for index in range(int(top / step) + 1)]
 

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from release_pipeline.gate.power_plan import Plan, hours_text, requests_text
 from release_pipeline.gate.power_simulation import RELEASES
 from release_pipeline.gate.verdict import percent, points
-from release_pipeline.report.power_plot import power_plot
+from release_pipeline.report.markdown import literal
+from release_pipeline.report.power_plot import power_plot, small_plot
 
 if TYPE_CHECKING:
+    import dagster as dg
     from rich.console import RenderableType
 
 
@@ -66,13 +68,33 @@ def power_text(plan: Plan) -> "Iterable[RenderableType]":
         yield Text(note, style="dim")
 
 
+def power_metadata(plan: Plan) -> dict[str, Any]:
+    """What Dagster shows: sentence, small picture and two tables at once, everything else behind a link."""
+    import dagster as dg
+
+    small = small_plot(plan)
+    metadata: dict[str, Any] = {"power_sentence": plan.sentence}
+    if small:
+        metadata["power"] = dg.MetadataValue.md(small)
+    metadata["power_ramp"] = dg.MetadataValue.table(_records(_ramp(plan)))
+    metadata["power_metrics"] = dg.MetadataValue.table(_records(_metrics(plan)))
+    metadata["power_report"] = dg.MetadataValue.md(power_markdown(plan))
+    return metadata
+
+
+def _records(table: Table) -> "list[dg.TableRecord]":
+    import dagster as dg
+
+    return [dg.TableRecord(dict(zip(table.columns, row, strict=True))) for row in table.rows]
+
+
 def power_markdown(plan: Plan) -> str:
-    """The sentence, the picture and the tables, as Dagster shows them."""
+    """The sentence, the picture and the tables, as Dagster shows them when asked for more."""
     lines = [plan.sentence, "", f"![power](data:image/svg+xml,{quote(power_plot(plan), safe='=:/,')})"]
     for table in tables(plan):
         if table.rows:
-            lines += ["", f"**{table.title}**", "", _row(table.columns), _row(["---"] * len(table.columns))]
-            lines += [_row(row) for row in table.rows]
+            lines += ["", f"#### {table.title}", "", _row(table.columns), _row(["---"] * len(table.columns))]
+            lines += [_row([literal(row[0]), *row[1:]]) for row in table.rows]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(plan))])
 
 
@@ -99,6 +121,22 @@ def _ramp(plan: Plan) -> Table:
     )
 
 
+def _metrics(plan: Plan) -> Table:
+    """One row per metric and step, narrow: the median time until an equal version is shown, and what the step finds."""
+    rows = [
+        (
+            each.title,
+            f"{each.percent} %",
+            percent(each.level),
+            "-" if each.aim is None else f"< {percent(each.aim)}" if each.bounded else f"+ {points(each.aim)}",
+            "-" if each.advance is None else hours_text(each.advance.hours),
+            _found(each.found_in_step) if each.curve else "-",
+        )
+        for each in plan.series
+    ]
+    return Table("Per metric", ("metric", "step", "level", "margin", "shown", "finds"), rows)
+
+
 def _advances(plan: Plan) -> Table:
     rows = []
     for each in plan.series:
@@ -119,8 +157,8 @@ def _advances(plan: Plan) -> Table:
                 )
             )
     return Table(
-        "Until an equal version is shown to be good enough; and how often one exactly at the margin is, at most "
-        f"{percent(plan.alpha)}",
+        "Until an equal version is shown to be good enough; and how often one exactly at the margin is: simulated, "
+        f"proven at most {percent(plan.alpha)}",
         ("metric", "step", "level", "margin", "requests", "90 %", "time", "90 %", "bucket", "at the margin"),
         rows,
     )
@@ -148,10 +186,10 @@ def _rollbacks(plan: Plan) -> Table:
 
 
 def _false_rollbacks(plan: Plan) -> Table:
-    rows = [(each.title, percent(each.at_most), percent(each.simulated)) for each in plan.false_rollback]
+    rows = [(each.title, percent(each.simulated), percent(each.at_most)) for each in plan.false_rollback]
     if rows:
-        rows.append(("all guards", percent(plan.alpha), percent(plan.false_rollback_in_all)))
-    return Table("Rollback of an equal version, over the whole ramp", ("metric", "at most", "simulated"), rows)
+        rows.append(("all guards", percent(plan.false_rollback_in_all), percent(plan.alpha)))
+    return Table("Rollback of an equal version, over the whole ramp", ("metric", "simulated", "proven at most"), rows)
 
 
 def _wait(requests: float, hours: float) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.gate_blocks import BlockBet, Blocks, Lateness, ever_decided
+from benchmarks.gate_late_cells import late_blocks
 from benchmarks.gate_results import median_interval, wald_floor, wilson
 from benchmarks.gate_rules import ALPHA, LIMIT, bet, naive_z
 from benchmarks.gate_traffic import Traffic, always, bad, in_turn, scores, there_and_back, watch
@@ -147,11 +148,11 @@ def test_the_simulated_blocks_are_those_of_the_evidence(lateness, observe):
     states = [EvidenceState.start([baseline], gate, buckets={"errors": BUCKET}) for _ in range(releases)]
     simulated = {
         Bet.HARM: Blocks(
-            releases, lambda old, new: harm_increment(old, new, level), BUCKET, gate.min_champion_rows, waits=False
+            releases, lambda old, new: harm_increment(old, new, level), BUCKET, gate.min_block_rows, waits=False
         ),
         Bet.NONINFERIORITY: Blocks(
             releases, lambda old, new: noninferiority_increment(old, new, level, 0.02),
-            BUCKET, gate.min_champion_rows, waits=True,
+            BUCKET, gate.min_block_rows, waits=True,
         ),
     }  # fmt: skip
     nothing = {(0, 0.0): np.zeros((2, releases, 2))}
@@ -174,7 +175,7 @@ def test_the_simulated_blocks_are_those_of_the_evidence(lateness, observe):
 
 
 def rolled_back_when_late(lateness: Lateness, bucket: float, releases: int, by_ingest: bool = False) -> int:
-    blocks = Blocks(releases, lambda old, new: harm_increment(old, new, 0.01), bucket, 20, waits=False)
+    blocks = Blocks(releases, lambda old, new: harm_increment(old, new, 0.01), bucket, 40, waits=False)
     rule = BlockBet(blocks, by_ingest=by_ingest)
     return int(ever_decided(lateness, {"": rule}, releases, bucket, seed=11)[""].sum())
 
@@ -186,6 +187,14 @@ def test_errors_that_are_logged_early_across_a_ramp_do_not_roll_back():
     assert rolled_back_when_late(lateness, BUCKET, 100, by_ingest=True) > 25
 
 
+def test_early_bad_rows_that_about_fill_a_block_do_not_roll_back():
+    """Closing blocks by the champion's rows alone rolled half of these back."""
+    cell = late_blocks(300, seed=7)
+    assert [rate for rate in cell.measured if not rate.met] == []
+    (wrong,) = [each for each in cell.compared if "champion" in each.column]
+    assert wrong.low > 0.3, "the cell can tell a rule that is wrong"
+
+
 def test_weights_that_swing_within_a_step_do_not_roll_back_either():
     lateness = Lateness(0.01, 0.01, (0.05, 0.25, 0.5), 240, EARLY, swing_slots=80)
     assert chance_of_at_most(rolled_back_when_late(lateness, BUCKET, 400), 400, ALPHA) < 0.05
@@ -194,7 +203,7 @@ def test_weights_that_swing_within_a_step_do_not_roll_back_either():
 @pytest.mark.parametrize("waits", [True, False], ids=["with the watermark", "without it"])
 def test_a_challenger_whose_errors_are_logged_late_does_not_advance_before_they_are(waits):
     lateness, releases = Lateness(0.01, 0.02, (0.05,), 400, ((0, 0), (0, 40))), 400
-    blocks = Blocks(releases, lambda old, new: noninferiority_increment(old, new, 0.01, 0.01), BUCKET, 20, waits)
+    blocks = Blocks(releases, lambda old, new: noninferiority_increment(old, new, 0.01, 0.01), BUCKET, 40, waits)
     advanced = ever_decided(lateness, {"": BlockBet(blocks, trails=41 * 30)}, releases, BUCKET, seed=7)[""].sum()
     if waits:
         assert chance_of_at_most(int(advanced), releases, ALPHA) < 0.05

@@ -29,10 +29,10 @@ def look(make_spec, make_signals):
 def test_bad_rows_that_come_after_their_bucket_was_bet_hold_the_release(look, observe):
     on_time = observe(*GOOD, bucket=1200.0, watermark=2000.0)
     assert look(on_time).action is Action.ADVANCE
-    late = observe((3, 0), (40, 40), ingest=1, bucket=1200.0, watermark=2300.0)
+    late = observe((3, 0), (36, 36), ingest=1, bucket=1200.0, watermark=2300.0)
     held = look(on_time, late)
     assert (held.action, held.reason) == (Action.HOLD, HoldReason.LATE_ROWS)
-    assert "40 challenger rows with 100 % came after the rows of their time had been bet" in held.sentence
+    assert "36 challenger rows with 100 % came after the rows of their time had been bet" in held.sentence
 
 
 def test_late_rows_that_could_change_nothing_hold_nothing(look, observe):
@@ -45,13 +45,13 @@ def test_late_rows_are_remembered_when_their_block_is_given_up(look, observe, ma
     gate = make_spec().gate
     rows = [
         observe(*GOOD, bucket=1200.0, watermark=2000.0),
-        observe((3, 0), (40, 40), ingest=1, bucket=1200.0, watermark=2300.0),
+        observe((3, 0), (36, 36), ingest=1, bucket=1200.0, watermark=2300.0),
         observe(ingest=2, watermark=90_000.0),
     ]
     state = fold(rows, BASELINE, gate, buckets=every(gate))
     account = state.metric("errors").account(Bet.NONINFERIORITY)
     assert not account.open
-    assert account.late(0, 0.0).challenger == (0, 40)
+    assert account.late(0, 0.0).challenger == (0, 36)
     assert look(*rows).reason == HoldReason.LATE_ROWS
 
 
@@ -79,6 +79,18 @@ def test_failures_that_the_endpoint_counted_and_the_table_lacks_hold(look, obser
     held = look(row, unlogged_errors=50)
     assert (held.action, held.reason) == (Action.HOLD, HoldReason.UNLOGGED_ERRORS)
     assert "counted 50 failures of the challenger that are not in the inference table" in held.sentence
+
+
+def test_doubts_that_are_harmless_one_by_one_hold_together(look, observe):
+    good, late = observe(*GOOD, bucket=1200.0, watermark=2000.0), ((2, 0), (4, 4))
+    one = observe(*GOOD, bucket=1200.0, watermark=2000.0, unjudged=(0, 4))
+    with_late = observe(*late, ingest=1, bucket=1200.0, watermark=2300.0)
+    assert look(good, with_late).action is Action.ADVANCE
+    assert look(one).action is Action.ADVANCE
+    assert look(good, unlogged_errors=4).action is Action.ADVANCE
+    held = look(one, with_late, unlogged_errors=4)
+    assert (held.action, held.reason) == (Action.HOLD, HoldReason.LATE_ROWS)
+    assert held.sentence.count(" and ") >= 2
 
 
 def test_a_doubt_never_stops_a_rollback_and_never_promotes(look, observe):

@@ -12,6 +12,7 @@ from release_pipeline.gate.evidence import EvidenceState
 from release_pipeline.gate.observations import Baseline, Observation
 from release_pipeline.gate.planner import adjusted, plan, usual_traffic
 from release_pipeline.gate.power_plan import Plan, SeriesStep, Traffic, hours_text, requests_text
+from release_pipeline.gate.power_simulation import RELEASES
 from release_pipeline.gate.verdict import Action, Signals
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_gate import Metric
@@ -233,6 +234,17 @@ def test_alpha_is_split_over_the_guards_and_muted_metrics_have_no_part(make_spec
     assert [each.at_most for each in planned.false_rollback] == [0.025, 0.025]
     assert 0 < planned.false_rollback_in_all <= 0.05
     assert plan(muted, traffic(muted, 10.0)) == planned
+
+
+def test_what_is_simulated_is_what_was_counted_even_above_what_is_proven(make_spec: MakeSpec) -> None:
+    spec = make_spec(ERRORS.model_copy(update={"margin": 0.05}), ramp={"steps": [50]}, alpha=0.003)
+    planned = plan(spec, traffic(spec, 7.0))
+    (false,) = planned.false_rollback
+    assert false.at_most == 0.003
+    # Of 320 releases one was, in both directions: more than 0.3 %.
+    assert false.simulated == planned.false_rollback_in_all == pytest.approx(1 / RELEASES)
+    assert first(planned).false_advance == 1 / RELEASES
+    assert planned.problems or "simulated 0.313 %, proven at most 0.3 %" in planned.sentence
 
 
 def test_what_is_found_is_smaller_the_longer_it_takes(make_spec: MakeSpec) -> None:

@@ -14,7 +14,7 @@ from tests.gate.conftest import every
 
 ERRORS = Metric(name="errors", kind="errors", segments="language")
 SLOW = Metric(name="slow", kind="slow")
-BASELINES = [Baseline.freeze(ERRORS, 999, 9, None, segment) for segment in ("de", "fr", OTHER)]
+BASELINES = [Baseline.freeze(ERRORS, rows, 1, None, label) for label, rows in (("de", 999), ("fr", 999), (OTHER, 99))]
 GOOD, BAD, NONE = ((19_000, 190), (1_000, 10)), ((3_800, 38), (200, 30)), ((0, 0), (0, 0))
 
 
@@ -45,6 +45,13 @@ def test_every_segment_must_be_shown_and_the_rare_ones_are_not_waited_for(verdic
     held = verdict_on(de=GOOD, fr=NONE)
     assert (held.action, held.reason) == (Action.HOLD, HoldReason.NOT_ENOUGH)
     assert "errors of fr has no challenger requests" in held.sentence
+
+
+def test_the_other_segment_is_waited_for_where_it_holds_much_of_the_traffic(verdict_on):
+    much = [Baseline.freeze(ERRORS, rows, 1, None, label) for label, rows in (("de", 60), (OTHER, 940))]
+    held = verdict_on(baselines=much, de=GOOD)
+    assert "errors of other has no challenger requests" in held.sentence
+    assert verdict_on(baselines=much, de=GOOD, other=GOOD).action is Action.ADVANCE
 
 
 def test_one_bad_segment_rolls_back_however_good_the_others_are(verdict_on):

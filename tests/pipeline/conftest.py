@@ -64,7 +64,7 @@ def attributes(name: str, **parts: Any) -> dict[str, Any]:
         "gate": {
             "bucket_seconds": 1,
             "metrics": [{"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3}],
-            "min_champion_rows": 5,
+            "min_block_rows": 5,
         },
         "promotion": {"bake_seconds": 60},
     }

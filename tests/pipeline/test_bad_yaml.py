@@ -1,5 +1,6 @@
 """A wrong field of the YAML is a sentence: the file, the field, the value, and what is allowed."""
 
+import math
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,12 @@ from release_pipeline.spec import parse_spec
 from tests.pipeline.conftest import MODELS, attributes
 
 YAML = MODELS / "defs.yaml"
+
+
+def metric(**fields: Any) -> dict[str, Any]:
+    """A release whose gate has one metric, of errors unless the fields say otherwise."""
+    return {"gate": {"metrics": [{"name": "a", "kind": "errors", **fields}]}}
+
 
 WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("name", {"name": "my model"}, ("`name`", "'my model'", "letters, digits and underscores")),
@@ -37,6 +44,44 @@ WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         {"gate": {"metrics": [{"name": "a", "kind": "errors", "margin": 2}]}},
         ("metrics.0.margin", "2", "0.02"),
     ),
+    ("no margin", metric(margin=[]), ("metrics.0.margin", "[]", "at least one number")),
+    ("margin is no number", metric(margin=math.nan), ("metrics.0.margin", "nan")),
+    ("margins are no numbers", metric(margin=[0.02, math.inf]), ("metrics.0.margin", "inf")),
+    ("tolerance", metric(tolerance=math.nan), ("metrics.0.tolerance", "nan", "finite number")),
+    ("bound", metric(bound=math.nan), ("metrics.0.bound", "nan", "finite number")),
+    *(
+        (f"{end} {number}", metric(kind="judge", scorer="Safety", **{end: number}), (f"metrics.0.{end}", "finite"))
+        for end in ("worst", "best")
+        for number in (math.nan, math.inf, -math.inf)
+    ),
+    ("alpha is no number", {"gate": {"alpha": math.nan}}, ("gate.alpha", "nan", "finite number")),
+    ("endless", {"ramp": {"deadline_hours": math.inf}}, ("ramp.deadline_hours", "inf", "finite number")),
+    ("threshold nan", {"evaluation": {"thresholds": {"answered": math.nan}}}, ("thresholds.answered", "finite number")),
+    ("share of no guard", metric(alpha_share=0.5, guard=False), ("alpha_share is for guards", "remove one")),
+    ("line after a metric", metric(name="a\n"), ("metrics.0.name", r"'a\n'", "digits and underscores")),
+    (
+        "line after a table",
+        metric(kind="label", badness="0", table="a.b.c\n"),
+        ("metrics.0.table", r"'a.b.c\n'", "catalog.schema.table"),
+    ),
+    (
+        "line after a column",
+        metric(kind="label", badness="0", table="a.b.c", request_id_column="id\n"),
+        ("metrics.0.request_id_column", r"'id\n'", "name of a column"),
+    ),
+    ("line after a model", {"model": {"registered_name": "a.b.c\n"}}, ("registered_name", r"'a.b.c\n'")),
+    ("line after an endpoint", {"endpoint": {"name": "a\n"}}, ("endpoint.name", r"'a\n'", "63")),
+    ("line after an alias", {"promotion": {"alias": "live\n"}}, ("promotion.alias", r"'live\n'")),
+    ("line after a name", {"name": "m\n"}, ("`name`", r"'m\n'", "digits and underscores")),
+    *(
+        (
+            f"{field} {mark!r}",
+            metric(kind=kind, **{field: f"thumbs{mark}up"}),
+            (f"metrics.0.{field}", "without backticks, quotes and control characters"),
+        )
+        for kind, field in (("feedback", "assessment"), ("judge", "scorer"))
+        for mark in ("`", "'", '"', "\n", "\0")
+    ),
     (
         "two metrics",
         {"gate": {"metrics": [{"name": "a", "kind": "errors"}, {"name": "a", "kind": "slow"}]}},
@@ -47,7 +92,7 @@ WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         {"gate": {"metrics": [{"name": "a", "kind": "errors", "threshold_ms": 5}]}},
         ("metrics.0", "threshold_ms", "`slow` only"),
     ),
-    ("rows", {"gate": {"min_champion_rows": 0}}, ("gate.min_champion_rows", "0", "greater than or equal to 1")),
+    ("rows", {"gate": {"min_block_rows": 0}}, ("gate.min_block_rows", "0", "greater than or equal to 1")),
     (
         "environment",
         {"predeploy_predict": {"environment": "conda"}},

@@ -13,7 +13,7 @@ Faults = Callable[..., requests.Response]
 
 
 def gate(**more: object) -> dict[str, object]:
-    return {"bucket_seconds": 1, "min_champion_rows": 5, "metrics": [TOLERANT], **more}
+    return {"bucket_seconds": 1, "min_block_rows": 5, "metrics": [TOLERANT], **more}
 
 
 def in_ramp(model: Model, config: str) -> str:

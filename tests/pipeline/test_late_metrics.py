@@ -18,7 +18,7 @@ PERSON = AssessmentSource(source_type="HUMAN", source_id="reader@example.com")
 
 
 def gate(*metrics: dict[str, object]) -> dict[str, object]:
-    return {"bucket_seconds": 1, "min_champion_rows": 5, "metrics": [ERRORS, *metrics]}
+    return {"bucket_seconds": 1, "min_block_rows": 5, "metrics": [ERRORS, *metrics]}
 
 
 def look(model: Model, release: str) -> Observed:

@@ -305,7 +305,7 @@ def test_an_edit_of_the_gate_counts_from_the_next_release(ramping: tuple[Model, 
     model, release = ramping
     before = ask_and_look(model, release)
     observer = model.parts().observer
-    gate = observer.spec.gate.model_copy(update={"alpha": 0.4, "min_champion_rows": 1})
+    gate = observer.spec.gate.model_copy(update={"alpha": 0.4, "min_block_rows": 1})
     edited = replace(observer, spec=observer.spec.model_copy(update={"gate": gate}))
     after = edited.look(release)
     assert after is not None

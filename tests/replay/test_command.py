@@ -139,12 +139,19 @@ def test_durations_that_say_nothing_are_counted(replay):
     assert unjudged == pytest.approx(2 * judged, rel=0.2)
 
 
-def test_requests_that_never_reached_a_version_are_left_out(replay):
-    extra = SMALL.tail(200).assign(status_code=429.0, request_id=[f"refused-{n}" for n in range(200)])
-    (found,) = replay(pd.concat([SMALL, extra]), SPEC).releases
-    (plain,) = replay(SMALL, SPEC).releases
-    assert found["rows"]["not_answered"] == 200
-    assert found["metrics"] == plain["metrics"]
+@pytest.mark.parametrize("status", [401, 403, 404, 429])
+def test_whatever_a_version_answers_is_its_own_and_the_gateways_refusals_are_nobodys(status, replay):
+    log = SMALL.assign(served_entity_id=SMALL["arm"].map({"champion": "a1", "challenger": "b2"})).drop(columns="arm")
+    extra = log[log["served_entity_id"] == "b2"].tail(200)
+    extra = extra.assign(status_code=float(status), request_id=[f"refused-{n}" for n in range(200)])
+    options = ("--champion-entity", "a1", "--challenger-entity", "b2", "--no-guard", "errors")
+    (plain,) = replay(log, SPEC, *options).releases
+    (answered,) = replay(pd.concat([log, extra]), SPEC, *options).releases
+    (refused,) = replay(pd.concat([log, extra.assign(served_entity_id=None)]), SPEC, *options).releases
+    assert answered["rows"]["not_answered"] == 0
+    assert answered["metrics"][0]["challenger_bad"] == plain["metrics"][0]["challenger_bad"] + 200
+    assert refused["rows"]["not_answered"] == 200
+    assert refused["metrics"] == plain["metrics"]
 
 
 class TestOptions:
@@ -161,6 +168,14 @@ class TestOptions:
         spec = spec_of({"name": "errors", "kind": "errors", "muted": True}, ramp={"steps": [40]})
         (metric,) = replay(BAD, spec, "--require", "errors").releases[0]["metrics"]
         assert (metric["guard"], metric["required"]) == (False, True)
+
+    def test_a_metric_that_is_no_guard_any_more_keeps_no_share_of_alpha(self, replay):
+        metrics = [{"name": name, "kind": "errors", "alpha_share": share} for name, share in (("a", 0.75), ("b", 0.25))]
+        spec = spec_of(*metrics, ramp={"steps": [40]})
+        limits = {each["name"]: each["harm_limit"] for each in replay(GOOD, spec).releases[0]["metrics"]}
+        assert limits == pytest.approx({"a": 20 / 0.75, "b": 80})
+        a, b = replay(GOOD, spec, "--no-guard", "a").releases[0]["metrics"]
+        assert (a["guard"], b["guard"], b["harm_limit"]) == (False, True, 80)
 
     def test_the_level_can_be_given(self, replay):
         (found,) = replay(GOOD, SPEC, "--champion-level", "errors=0.25").releases
@@ -203,7 +218,7 @@ class TestOptions:
         assert 900 <= long["seconds"] < 930
         (trailing,) = replay(GOOD, SPEC, "--watermark-lag", "5000").releases
         assert (plain["verdict"], trailing["verdict"]) == ("PROMOTE", "HOLD")
-        (large,) = replay(GOOD, SPEC, "--min-champion-rows", "9000").releases
+        (large,) = replay(GOOD, SPEC, "--min-block-rows", "9000").releases
         assert large["metrics"][0]["path"] == {"at": [], "step": [], "harm_e": [], "noninferiority_e": []}
 
 

@@ -57,7 +57,7 @@ def compare(folder: Path, log: pd.DataFrame, spec: ReleaseSpec, options: ClockOp
         ),
         ("all as the second step", {"share": 0.4}, {"step": 1}, {}),
         ("rows that say nothing", {"nothing": 0.2, "share": 0.4}, {}, {}),
-        ("blocks of one row", {"rate": 0.2, "share": 0.4, "rows": 3000}, {}, {"min_champion_rows": 1}),
+        ("blocks of one row", {"rate": 0.2, "share": 0.4, "rows": 3000}, {}, {"min_block_rows": 1}),
     ],
 )
 def test_a_replay_that_skips_ends_like_a_look_at_every_tick(name, log, options, gate, tmp_path):
@@ -116,3 +116,17 @@ def test_segments_and_scores(tmp_path):
         ("errors", "de"), ("errors", "fr"), ("errors", "other"), ("helpful", ""),
     }  # fmt: skip
     assert [each.level for each in frozen.baselines if each.metric == "helpful"] == [0.2]
+
+
+def test_rows_without_a_label_take_no_place_of_a_segment(tmp_path):
+    log = make_log(rows=12_000, before=10_000, duplicates=0)
+    labels = [f"l{number}" for number in range(9)]
+    log["segment"] = np.random.default_rng(6).choice(["", "other", *labels], len(log), p=[0.14, 0.14, *[0.08] * 9])
+    spec = spec_of({"name": "errors", "kind": "errors", "segments": "country"})
+    file = tmp_path / "log.parquet"
+    log.to_parquet(file, index=False)
+    table = LogTable(str(file), spec, {})
+    frozen = freeze(table.rows(""), table, spec, {}, 20.0)
+    before = log[log["request_time"] < frozen.started_at]["segment"]
+    most = before[before.isin(labels)].value_counts()
+    assert {each.segment for each in frozen.baselines} == {*most.index[:8], "other"}

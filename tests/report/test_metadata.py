@@ -1,5 +1,6 @@
 """What people see of a release: one look, folded from rows of the evidence table by the real observer's fold."""
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import unquote
@@ -11,7 +12,7 @@ import pytest
 from release_pipeline.gate.decision import decide
 from release_pipeline.gate.verdict import Signals
 from release_pipeline.report.metadata import TIMES_LIMIT_PLOTTED, canary_metadata, promotion_metadata, trend_picture
-from release_pipeline.report.sparkline import sparkline
+from release_pipeline.report.sparkline import Line, sparkline
 from release_pipeline.rollout.evidence_fold import so_far
 from release_pipeline.rollout.ingest import baseline_rows
 from release_pipeline.rollout.observer import Observed
@@ -84,16 +85,18 @@ def look(*, challenger_bad: int, ingests: int) -> Observed:
 
 
 @pytest.mark.parametrize(
-    ("challenger_bad", "verdict", "claim"), [(0, "ADVANCE", "is not worse"), (30, "ROLL_BACK", "is worse")]
+    ("challenger_bad", "verdict", "shown"), [(0, "ADVANCE", "blue: not worse"), (30, "ROLL_BACK", "red: worse")]
 )
-def test_a_decided_look_says_so_in_words_table_and_picture(challenger_bad: int, verdict: str, claim: str) -> None:
+def test_a_decided_look_says_so_in_words_table_and_picture(challenger_bad: int, verdict: str, shown: str) -> None:
     observed = look(challenger_bad=challenger_bad, ingests=20)
     metadata = canary_metadata(observed, endpoint_url=URL)
     assert metadata["verdict"] == verdict
-    assert f"{METRIC} {claim}" in metadata["trend"].md_str
+    assert f"evidence on {METRIC}; " in metadata["trend"].md_str
     (row,) = metadata["metrics"].records
-    assert row.data["challenger"] == f"{20 * challenger_bad} of 800"
-    assert row.data["state"] == observed.verdict.metrics[0].state.value
+    assert f"{shown}, {row.data['good' if verdict == 'ADVANCE' else 'harm'][:-2]};" in metadata["trend"].md_str
+    assert row.data["challenger"] == f"{'0' if verdict == 'ADVANCE' else '75'} % of 800, at most 5.83 %"
+    assert row.data["champion"] == "0.833 % of 2400"
+    assert (row.data["good"][-1] == "✓", row.data["harm"][-1] == "✗") == (verdict == "ADVANCE", verdict == "ROLL_BACK")
     assert next(iter(metadata)) == "sentence", "people read the first row"
 
 
@@ -103,13 +106,41 @@ def test_markdown_is_short_enough_to_be_shown_inline() -> None:
     assert len(metadata["report"].md_str) < HIDDEN_AT
 
 
-def test_the_trend_has_one_point_per_read_up_to_its_limit_of_points() -> None:
-    for ingests, points in ((5, 5), (200, 32)):
-        address = trend_picture(look(challenger_bad=0, ingests=ingests)).partition("(")[2].partition(")")[0]
-        svg = ElementTree.fromstring(unquote(address.partition(",")[2]))
-        line = svg.find("{http://www.w3.org/2000/svg}polyline")
-        assert line is not None
-        assert len(line.attrib["points"].split()) == points
+def test_only_the_most_urgent_segments_are_in_the_report_where_all_would_be_too_long() -> None:
+    observed = look(challenger_bad=0, ingests=20)
+    (metric,) = observed.verdict.metrics
+    fine = [replace(metric, segment=f"s{number}", segments=20) for number in range(19)]
+    bad = replace(metric, segment="![x](http://bad/x.png)", segments=20, harm_e=metric.harm_limit)
+    observed = replace(observed, verdict=replace(observed.verdict, metrics=(*fine, bad)))
+    text = canary_metadata(observed, endpoint_url=URL)["report"].md_str
+    assert HIDDEN_AT / 2 < len(text) < HIDDEN_AT
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    assert r"of !\[x\]\(http://bad/x.png\)**" in lines[0], "what rolls back comes first, and is no picture"
+    assert lines[-1] == f"- and {20 - (len(lines) - 1)} more, in the table `metrics`"
+
+
+def lines_of(markdown: str) -> list[list[tuple[int, int]]]:
+    """The points of every line of a picture, as they are drawn."""
+    svg = ElementTree.fromstring(unquote(markdown.partition("svg+xml,")[2].partition(")")[0]))
+    found = []
+    for line in svg.iter("{http://www.w3.org/2000/svg}polyline"):
+        numbers = [int(number) for number in line.attrib["points"].split(",")]
+        found.append(list(zip(numbers[::2], numbers[1::2], strict=True)))
+    return found
+
+
+def test_the_trend_has_a_point_per_read_after_its_start_up_to_a_limit_of_points() -> None:
+    for ingests, points in ((1, 2), (5, 6), (200, 20)):
+        good, harm = lines_of(trend_picture(look(challenger_bad=0, ingests=ingests)))
+        assert (len(good), len(harm)) == (points, points)
+    assert good[0][1] > good[-1][1], "evidence rises on the page"
+
+
+def test_the_limit_is_at_the_same_height_whatever_it_is() -> None:
+    for limit in (20.0, 1e4):
+        picture = sparkline([Line([math.log(limit)], limit, "blue")])
+        (line,) = lines_of(picture)
+        assert f"d='M0%20{line[-1][1]}H220'" in picture
 
 
 def test_numbers_are_plotted_up_to_a_multiple_of_their_limit() -> None:
@@ -117,7 +148,7 @@ def test_numbers_are_plotted_up_to_a_multiple_of_their_limit() -> None:
     metric = observed.verdict.metrics[0]
     assert metric.noninferiority_e > TIMES_LIMIT_PLOTTED * metric.noninferiority_limit
     metadata = canary_metadata(observed, endpoint_url=URL)
-    assert metadata[f"{METRIC}_noninferiority_e"] == TIMES_LIMIT_PLOTTED * metric.noninferiority_limit
+    assert metadata[f"{METRIC}_good_e"] == TIMES_LIMIT_PLOTTED * metric.noninferiority_limit
 
 
 def test_what_a_run_did_is_shown_beside_the_evidence_it_acted_on() -> None:
@@ -160,4 +191,4 @@ def test_dagster_takes_every_value() -> None:
 
 def test_a_line_without_finite_values_is_no_picture() -> None:
     assert sparkline([]) == ""
-    assert sparkline([float("nan")]) == ""
+    assert sparkline([Line([float("nan")], 20.0, "blue")]) == ""
