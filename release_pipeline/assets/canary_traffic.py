@@ -46,8 +46,10 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         try:
             parts = model.parts(context)
             before = take_step(parts, spec, release)
-            # New rows tell whether their entities are known; after a step, tracers are sent in any case.
-            after = look(parts, release, ingest=parts.rollout.state(release) == before.release)
+            # New rows tell whether their entities are known; after a step, tracers are sent in any case. The first look
+            # on the ramp freezes the levels of late metrics, which may take longer than a tick of the sensor.
+            same = parts.rollout.state(release) == before.release
+            after = look(parts, release, ingest=same or not before.release.steps)
             if after.release.stage is Stage.RAMPING and (
                 after.release.step != before.release.step or after.verdict.reason == HoldReason.MAPPING_UNKNOWN
             ):

@@ -32,7 +32,7 @@ def unhealthy(signals: Signals, spec: ReleaseSpec, metrics: tuple[MetricVerdict,
         sentence = f"the table {' and '.join(signals.missing_tables)} does not exist; {remedy}"
     elif signals.unreadable:
         reason = HoldReason.TABLE_UNREADABLE
-        sentence = f"{table} cannot be read as an inference table: {signals.unreadable}"
+        sentence = signals.unreadable
     elif signals.frozen is not None:
         reason, frozen = HoldReason.TABLE_FROZEN, signals.frozen
         sentence = (

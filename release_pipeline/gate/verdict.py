@@ -78,7 +78,7 @@ class Signals:
     missing_tables: tuple[str, ...] = ()
     """Tables that the gate reads and that do not exist."""
     unreadable: str = ""
-    """Why the inference table cannot be read: the columns that it lacks."""
+    """Which table cannot be read, or which metric's SQL failed, and why: whole sentences; empty where all is well."""
     frozen: Frozen | None = None
     unmapped_rows: int = 0
     """Rows whose served entity is neither the champion's nor the challenger's."""

@@ -59,7 +59,15 @@ class Arrivals:
     rows: ReleaseRows
 
     @classmethod
-    def of(cls, rows: ReleaseRows, started_at: float, tick_seconds: float, fixed_lag: float | None) -> "Arrivals":
+    def of(
+        cls,
+        rows: ReleaseRows,
+        started_at: float,
+        tick_seconds: float,
+        *,
+        fixed_lag: float | None,
+        most_lag: float,
+    ) -> "Arrivals":
         """Lay out the rows.
 
         Args:
@@ -67,6 +75,7 @@ class Arrivals:
             started_at: When the ramp began, unix seconds.
             tick_seconds: Time between two ticks.
             fixed_lag: How far the watermark trails the newest row; None measures it: by the longest delay so far.
+            most_lag: By how much it trails at most where it is measured, so that one straggler does not stop it.
         """
         here = rows.arrived >= started_at
         tick = np.maximum(1, np.ceil((rows.arrived - started_at) / tick_seconds)).astype(np.int64)
@@ -81,7 +90,7 @@ class Arrivals:
         np.maximum.at(delay, reads[counted], (rows.arrived - rows.requested)[counted])
         newest = np.full(len(ticks), -np.inf)
         np.maximum.at(newest, reads[here], rows.arrived[here])
-        trailing = np.maximum.accumulate(delay) if fixed_lag is None else np.full(len(ticks), fixed_lag)
+        trailing = np.minimum(np.maximum.accumulate(delay), most_lag) if fixed_lag is None else fixed_lag
         watermark = np.maximum.accumulate(newest - trailing)
         fresh = np.zeros(len(ticks), dtype=np.bool_)
         fresh[reads[here & rows.first]] = True

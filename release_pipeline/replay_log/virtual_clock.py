@@ -51,7 +51,13 @@ def run(rows: ReleaseRows, frozen: Frozen, spec: ReleaseSpec, options: ClockOpti
 class _Clock:
     def __init__(self, rows: ReleaseRows, frozen: Frozen, spec: ReleaseSpec, options: ClockOptions) -> None:
         self._rows, self._frozen, self._spec, self._options = rows, frozen, spec, options
-        self._arrivals = Arrivals.of(rows, frozen.started_at, options.tick_seconds, options.watermark_lag)
+        self._arrivals = Arrivals.of(
+            rows,
+            frozen.started_at,
+            options.tick_seconds,
+            fixed_lag=options.watermark_lag,
+            most_lag=60 * spec.gate.max_lag_minutes,
+        )
         self._state = EvidenceState.start(frozen.baselines, spec.gate, buckets=frozen.buckets)
         self._given = rows.percent is not None and options.step is None and not frozen.first_release
         self._starts = self._given_starts() if self._given else {options.step or 0: frozen.started_at}

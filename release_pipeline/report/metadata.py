@@ -136,7 +136,9 @@ def _at_most(metric: MetricVerdict) -> str:
 
 
 def _against(e_value: float, limit: float) -> str:
-    written = f">{MOST_WRITTEN}" if e_value > MOST_WRITTEN else f"{e_value:.0f}" if e_value >= 100 else f"{e_value:.3g}"
+    if e_value > MOST_WRITTEN:
+        return f">{MOST_WRITTEN} / {limit:.3g}"
+    written = f"{e_value:.0f}" if e_value >= 100 else f"{e_value:.3g}" if e_value >= 0.001 else "<0.001"
     return f"{written} / {limit:.3g}"
 
 
@@ -152,7 +154,7 @@ def report(observed: Observed, release: ReleaseState) -> str:
     foot = f"\n\n{_reads(observed)}."
     lines = [_told(metric) for metric in sorted(verdict.metrics, key=_urgency)]
     shown = len(lines)
-    while len(head) + len("\n".join(lines[:shown])) + len(foot) > INLINE - len(_left_out(len(lines))):
+    while shown and len(head) + len("\n".join(lines[:shown])) + len(foot) > INLINE - len(_left_out(len(lines))):
         shown -= 1
     left_out = [_left_out(len(lines) - shown)] if shown < len(lines) else []
     return head + "\n".join([*lines[:shown], *left_out]) + foot
@@ -197,6 +199,7 @@ def _reads(observed: Observed) -> str:
     said += [f"{observed.duplicates} rows delivered again and dropped"] if observed.duplicates else []
     said += [f"{observed.late} rows too late to be judged"] if observed.late else []
     said += [f"{unlogged} failures that the endpoint counted and the table lacks"] if unlogged else []
+    said += [literal(note, longest=160) for note in observed.notes]
     said += [f"evidence digest `{observed.evidence_digest}`"] if observed.evidence_digest else []
     return "; ".join(said)
 
@@ -213,18 +216,15 @@ def trend_picture(observed: Observed) -> str:
     if metric is None:
         return ""
     path = observed.path.get(Series(metric.name, metric.segment), ())
-    if metric.margin is not None:
-        good, worse, claims = Bet.NONINFERIORITY, Bet.HARM, ("not worse", "worse")
-    else:
-        good, worse, claims = Bet.BELOW, Bet.ABOVE, ("below its bound", "above its bound")
+    good, harm = (Bet.BELOW, Bet.ABOVE) if metric.margin is None else (Bet.NONINFERIORITY, Bet.HARM)
     lines, captions = [], []
-    for drawn, bet, e_value, limit, claim, name, colour in (
-        (metric.required, good, metric.noninferiority_e, metric.noninferiority_limit, claims[0], "blue", "#3b82f6"),
-        (metric.guard, worse, metric.harm_e, metric.harm_limit, claims[1], "red", "#dc2626"),
+    for drawn, bet, e_value, limit, told, colour in (
+        (metric.required, good, metric.noninferiority_e, metric.noninferiority_limit, "blue: good", "#3b82f6"),
+        (metric.guard, harm, metric.harm_e, metric.harm_limit, "red: harm", "#dc2626"),
     ):
         if drawn:
             lines.append(Line([point.values.get(bet.value, 0.0) for point in path], limit, colour))
-            captions.append(f"{name}: {claim}, {_against(e_value, limit)}")
+            captions.append(f"{told} {_against(e_value, limit)}")
     picture = sparkline(lines)
     return f"{picture}\n\nevidence on {literal(metric.title)}; {'; '.join(captions)}; dashed: limit" if picture else ""
 

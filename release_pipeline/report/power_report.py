@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from release_pipeline.gate.power_plan import Plan, hours_text, requests_text
+from release_pipeline.gate.power_plan import Plan, SeriesStep, hours_text, requests_text
 from release_pipeline.gate.power_simulation import RELEASES
 from release_pipeline.gate.verdict import percent, points
 from release_pipeline.report.markdown import literal
@@ -130,7 +130,7 @@ def _metrics(plan: Plan) -> Table:
             percent(each.level),
             "-" if each.aim is None else f"< {percent(each.aim)}" if each.bounded else f"+ {points(each.aim)}",
             "-" if each.advance is None else hours_text(each.advance.hours),
-            _found(each.found_in_step) if each.curve else "-",
+            _found(each.found_in_step, each) if each.curve else "-",
         )
         for each in plan.series
     ]
@@ -176,7 +176,7 @@ def _rollbacks(plan: Plan) -> Table:
                 else "-"
                 for name in names
             ]
-            in_step, in_ramp = _found(each.found_in_step), _found(each.found_in_ramp)
+            in_step, in_ramp = _found(each.found_in_step, each), _found(each.found_in_ramp, each)
             rows.append((each.title, f"{each.percent} %", percent(each.level), *cells, in_step, in_ramp))
     return Table(
         "Until a regression is rolled back, median; and the smallest that 90 % of releases roll back",
@@ -196,8 +196,12 @@ def _wait(requests: float, hours: float) -> str:
     return f"{_count(requests)}, {hours_text(hours)}" if math.isfinite(hours) else "not in time"
 
 
-def _found(mean: float | None) -> str:
-    return "none" if mean is None else percent(mean)
+def _found(mean: float | None, series: SeriesStep) -> str:
+    """The smallest mean that is found; where none is, the largest that was tried."""
+    if mean is not None:
+        return percent(mean)
+    largest = max(each.mean for each in series.curve)
+    return f"> {percent(largest)}" if largest < 1 else "none"
 
 
 def _count(requests: float) -> str:

@@ -49,10 +49,11 @@ class EvidenceSoFar:
         thresholds: Frozen thresholds of `slow` metrics, milliseconds.
         cursors: Version up to which each table was read.
         lags: Longest lag of each of the latest reads that brought rows, seconds.
-        longest_lag: Longest lag of the release, seconds; the watermark trails by it.
+        longest_lag: Longest lag of the release, seconds; the watermark trails by it, within gate.max_lag_minutes.
         watermark: Event time up to which the inference table was believed complete at the last ingest, unix seconds.
         at: Time of the last ingest, unix seconds.
-        newest: Time of the newest commit of the inference table that was read, unix seconds.
+        newest: Time of the newest commit that brought rows of the inference table, unix seconds; before the first one
+            the time of ingest 0.
         sampling_fraction: Smallest share of logged requests that was seen.
         late: Rows that came after the watermark of a table without a change feed; counted, never bet.
         duplicates: Rows that were delivered again.
@@ -110,7 +111,7 @@ class EvidenceSoFar:
         return replace(
             self,
             state=state,
-            cursors={**self.cursors, **detail.get("cursors", {})},
+            cursors={**self.cursors, **_cursors(last)},
             lags=lags,
             longest_lag=max(self.longest_lag, last.lag_seconds),
             watermark=max(self.watermark, last.watermark),
@@ -224,26 +225,47 @@ def _frozen(rows: Sequence[EvidenceRow], gate: GatePart) -> EvidenceSoFar:
     """What ingest 0 says; a release without one has the gate of the YAML and buckets of an hour."""
     last = next((row for row in rows if row.kind == "ingest"), None)
     if last is not None:
-        gate = GatePart.model_validate_json(last.detail["gate"])
+        gate = _gate_of(last, gate)
     by_name = {metric.name: metric for metric in gate.metrics}
     levels = [row for row in rows if row.kind == "baseline" and row.metric in by_name]
     baselines = tuple(
         Baseline.freeze(
-            by_name[row.metric], row.detail["rows"], row.detail["bad"], row.detail["threshold_ms"], row.segment
+            by_name[row.metric],
+            row.detail.get("rows", sum(row.champion)),
+            row.detail.get("bad", sum(row.champion[1:])),
+            row.detail.get("threshold_ms"),
+            row.segment,
         )
         for row in levels
     )
     buckets = {metric.name: 3600.0 for metric in gate.metrics}
-    buckets |= {row.metric: float(row.detail["bucket_seconds"]) for row in levels}
+    common = last.detail.get("bucket_seconds", 3600.0) if last else 3600.0
+    buckets |= {row.metric: float(row.detail.get("bucket_seconds", common)) for row in levels}
     return EvidenceSoFar(
         EvidenceState.start(baselines, gate, buckets=buckets),
         baselines,
-        {row.metric: row.detail["threshold_ms"] for row in levels},
-        cursors=last.detail["cursors"] if last else {},
+        {row.metric: row.detail.get("threshold_ms") for row in levels},
+        cursors=_cursors(last) if last else {},
+        watermark=last.watermark if last else float("-inf"),
         at=last.at.timestamp() if last else float("-inf"),
+        newest=last.at.timestamp() if last else float("-inf"),
         reconciliation=Reconciliation.from_dict(last.detail.get("counters", {})) if last else Reconciliation(),
         digest=_digest("", rows),
     )
+
+
+def _gate_of(row: EvidenceRow, gate: GatePart) -> GatePart:
+    """The gate that ingest 0 froze; the YAML's where an earlier version of this package wrote none, or other fields."""
+    try:
+        return GatePart.model_validate_json(row.detail.get("gate", ""))
+    except ValueError:
+        return gate
+
+
+def _cursors(row: EvidenceRow) -> Mapping[str, int]:
+    """Version by table; the table has no name where an earlier version of this package, which read one only, wrote."""
+    cursors: Mapping[str, int] = row.detail.get("cursors", {"": row.to_version})
+    return cursors
 
 
 def _longer(
@@ -260,10 +282,10 @@ def _longer(
 
 
 def _digest(before: str, rows: Sequence[EvidenceRow]) -> str:
-    """The first 16 hexadecimal digits of a SHA-256 over the digest before and the counts of one ingest."""
+    """The first 16 hexadecimal digits of a SHA-256 over the digest before and one ingest's counts, in any order."""
     counts = [
         [row.ingest, row.kind, row.step, row.bucket_start, row.metric, row.segment, row.champion, row.challenger, more]
-        for row in rows
+        for row in sorted(rows, key=lambda row: (row.metric, row.segment, row.step, row.bucket_start, row.kind))
         if row.kind in ("baseline", "block", "ingest")
         for more in [row.detail if row.kind == "baseline" else row.detail.get("unjudged")]
     ]

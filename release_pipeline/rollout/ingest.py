@@ -11,7 +11,7 @@ from release_pipeline.rollout.reconciliation import Reconciliation
 from release_pipeline.rollout.state import ReleaseState
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_gate import GatePart, Metric
-from release_pipeline.workspace.counts import Delta, Group, Level
+from release_pipeline.workspace.counts import Cursor, Delta, Group, Level
 from release_pipeline.workspace.evidence_table import SNAPSHOT_EVERY, EvidenceRow
 
 #: The traffic rate that sizes the event-time buckets is taken from this time before the release.
@@ -122,9 +122,9 @@ def ingest_rows(
     detail = {
         "cursors": {read.table: read.delta.to_version for read in reads},
         "rows": payload.rows,
-        "measured": bool(payload.rows or payload.mapping),
-        "newest": payload.committed_at.timestamp(),
-        "outside": payload.outside,
+        "measured": brought(payload) and payload.lag_measured,
+        **({"newest": payload.committed_at.timestamp()} if brought(payload) else {}),
+        "outside": payload.outside + sum(_strangers(read, mapping) for read in reads),
         "duplicates": sum(read.delta.duplicates for read in reads),
         "late": sum(read.delta.late for read in reads),
         "sampling_fraction": payload.sampling_fraction,
@@ -156,15 +156,21 @@ def observations(
     mapping: Mapping[str, str],
     watermark: float,
 ) -> list[Observation]:
-    """Both arms side by side; where nothing arrived, one empty observation of each series carries the watermark."""
+    """Both arms side by side; where nothing arrived, one empty observation of each series carries the watermark.
+
+    Where a metric's own SQL failed, nothing is known of the challenger's rows, in whichever segment they are: all count
+    as unjudged, and none of the champion's, so that nothing explains them away.
+    """
     arm_of = {state.challenger_version: "challenger", state.champion_version: "champion"}
     blocks = []
     for read in reads:
         cells: dict[tuple[str, str, int, float], dict[str, list[Group]]] = {}
         for group in read.delta.groups:
-            arm = arm_of.get(mapping.get(group.served_entity_id, ""))
-            if arm is not None:
-                key = (group.metric, group.segment, group.step, group.bucket_start)
+            arm, failed = arm_of.get(mapping.get(group.served_entity_id, "")), group.metric in read.delta.failed
+            if arm is None or (failed and arm == "champion"):
+                continue
+            for segment in evidence.segments(group.metric) if failed else [group.segment]:
+                key = (group.metric, segment, group.step, group.bucket_start)
                 cells.setdefault(key, {}).setdefault(arm, []).append(group)
         seen = {(name, segment) for name, segment, *_ in cells}
         for metric in read.metrics:
@@ -193,9 +199,33 @@ def observations(
     return blocks
 
 
+def nothing_new(latest: Cursor) -> Delta:
+    """What a read of the inference table gives that brings nothing."""
+    return Delta(latest.version + 1, latest.version, (), {}, {}, 0.0, latest.at)
+
+
+def brought(payload: Delta) -> bool:
+    """Whether a read brought rows or tracers; other commits, such as maintenance, tell nothing of time."""
+    return bool(payload.rows or payload.mapping)
+
+
 def watermark_after(so_far: EvidenceSoFar, payload: Delta) -> float:
-    """Event time up to which rows are believed complete: it trails by the longest lag that the release has seen."""
-    return payload.committed_at.timestamp() - max(payload.lag_seconds, so_far.longest_lag)
+    """Event time up to which rows are believed complete.
+
+    It trails what was read by the longest lag that the release has seen, but by no more than ``gate.max_lag_minutes``:
+    one straggler must not stop it for its own lag; rows that come after it are told as late. It never goes back.
+    """
+    if not brought(payload):
+        return so_far.watermark
+    trail = payload.lag_seconds
+    if payload.lag_measured:
+        trail = min(max(trail, so_far.longest_lag), 60 * so_far.gate.max_lag_minutes)
+    return max(so_far.watermark, payload.committed_at.timestamp() - trail)
+
+
+def whole_milliseconds(moment: datetime) -> datetime:
+    """The moment as a table gives it back."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def baseline_since(state: ReleaseState, gate: GatePart, promoted_at: Iterable[datetime]) -> datetime:
@@ -205,3 +235,8 @@ def baseline_since(state: ReleaseState, gate: GatePart, promoted_at: Iterable[da
 
 def _counts(groups: Sequence[Group], bins: int) -> tuple[int, ...]:
     return tuple(sum(group.counts[index] for group in groups) for index in range(bins))
+
+
+def _strangers(read: TableRead, mapping: Mapping[str, str]) -> int:
+    """Rows of entities that belong to neither arm."""
+    return sum(rows for entity, rows in read.delta.entities.items() if entity not in mapping)

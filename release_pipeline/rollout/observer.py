@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol
 
 from release_pipeline.clock import Clock
 from release_pipeline.errors import TableUnreadable
@@ -19,57 +18,35 @@ from release_pipeline.rollout.ingest import (
     baseline_rows,
     baseline_since,
     ingest_rows,
+    nothing_new,
     observations,
     watermark_after,
+    whole_milliseconds,
 )
 from release_pipeline.rollout.ledger import Entry, Ledger, Phase
 from release_pipeline.rollout.reconciliation import Reading, Reconciliation
 from release_pipeline.rollout.state import ReleaseState, current_release
+from release_pipeline.rollout.table_reads import (
+    PAYLOAD_KINDS,
+    Findings,
+    Source,
+    freeze_sources,
+    read_payload,
+    read_sources,
+    settled,
+    unknown_rows,
+)
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_gate import Metric
-from release_pipeline.workspace.counts import Cursor, Delta, Level, MetricPlan, Window
+from release_pipeline.workspace.counts import Cursor, Delta
 from release_pipeline.workspace.endpoint import Endpoint, EndpointState
 from release_pipeline.workspace.endpoint_counters import Counters
 from release_pipeline.workspace.evidence_table import EvidenceRow, EvidenceTable
 from release_pipeline.workspace.inference_table import InferenceTable
 
-#: Kinds that are counted in the inference table itself.
-PAYLOAD_KINDS = ("errors", "slow", "expression")
 #: Without new rows, an ingest is stored this often within gate.max_lag_minutes, to keep a reading of the counters.
 _READINGS_PER_LAG = 8
 _MINUTE = 60.0
-
-
-class Source(Protocol):
-    """A table beside the inference table whose rows judge requests: scores of judges and people, labels."""
-
-    name: str
-    metrics: tuple[Metric, ...]
-
-    def collect(self, since: datetime) -> None:
-        """Bring what the table is made of up to date, where that is this pipeline's work."""
-
-    def latest(self) -> Cursor | None:
-        """How far the table reaches; None where it does not exist."""
-
-    def version_before(self, moment: datetime) -> int:
-        """The last version that can hold nothing of a request from ``moment`` on."""
-
-    def level(
-        self, since: datetime, until: datetime, *, rate_seconds: float, entities: Sequence[str] = ()
-    ) -> list[Level]:
-        """The level of its metrics before the release."""
-
-    def changes(
-        self,
-        after_version: int,
-        latest: Cursor,
-        *,
-        first_version: int,
-        windows: Sequence[Window],
-        plans: Sequence[MetricPlan],
-    ) -> Delta:
-        """What is new in it."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +65,7 @@ class Observed:
         late: Rows that came too late for a table without a change feed.
         duplicates: Rows that were delivered again.
         sampling_fraction: Smallest share of logged requests.
+        notes: What could not be read of metrics that are only watched; nothing is held for it.
     """
 
     release: ReleaseState
@@ -103,15 +81,7 @@ class Observed:
     late: int = 0
     duplicates: int = 0
     sampling_fraction: float = 1.0
-
-
-@dataclass
-class _Look:
-    """What one look found out besides evidence."""
-
-    missing: list[str] = field(default_factory=list)
-    unreadable: str = ""
-    unmapped: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +112,7 @@ class Observer:
         if state is None:
             return None
         endpoint = self.endpoint.read()
-        found, seen = so_far(self.evidence.read_newest(release), self.spec.gate), _Look()
+        found, seen = so_far(self.evidence.read_newest(release), self.spec.gate), Findings()
         evidence = found.state
         try:
             latest = self.payload.latest()
@@ -151,7 +121,7 @@ class Observer:
             elif ingest and state.steps:
                 found, evidence = self._read(state, entries, found, latest, seen)
         except TableUnreadable as error:
-            seen.unreadable = str(error)
+            seen.unreadable.append(str(error))
         signals = self._signals(state, endpoint, found, seen)
         # The gate was frozen with the release: an edit of the YAML counts from the next one.
         spec = self.spec.model_copy(update={"gate": found.gate})
@@ -173,10 +143,11 @@ class Observer:
             late=found.late,
             duplicates=found.duplicates,
             sampling_fraction=found.sampling_fraction,
+            notes=tuple(seen.notes),
         )
 
     def _signals(
-        self, state: ReleaseState, endpoint: EndpointState | None, found: EvidenceSoFar, seen: _Look
+        self, state: ReleaseState, endpoint: EndpointState | None, found: EvidenceSoFar, seen: Findings
     ) -> Signals:
         now = self.clock.now().timestamp()
         first = state.steps[0].started_at if state.steps else state.started_at
@@ -191,7 +162,7 @@ class Observer:
             ramp_started_at=first.timestamp(),
             configured_share=state.traffic_percent / 100,
             missing_tables=tuple(seen.missing),
-            unreadable=seen.unreadable,
+            unreadable="; ".join(seen.unreadable),
             frozen=frozen,
             unmapped_rows=seen.unmapped,
             unlogged_errors=found.reconciliation.unlogged_errors(),
@@ -200,78 +171,67 @@ class Observer:
         )
 
     def _read(
-        self, state: ReleaseState, entries: Sequence[Entry], found: EvidenceSoFar, latest: Cursor, seen: _Look
+        self, state: ReleaseState, entries: Sequence[Entry], found: EvidenceSoFar, latest: Cursor, seen: Findings
     ) -> tuple[EvidenceSoFar, EvidenceState]:
         """Read what is new in all tables and store it; returns what is stored, and what may be decided on.
 
-        Rows of an entity that no tracer has mapped yet keep the whole read from being stored, because they would be
-        lost otherwise; those of known entities can still roll back.
+        The inference table's rows are stored before the tables beside it are asked: those may be slow, or fail. Rows
+        of an entity that no tracer has mapped yet keep their read from being stored, because they would be lost
+        otherwise; those of known entities can still roll back.
         """
-        now = self.clock.now()
+        now = whole_milliseconds(self.clock.now())
+        reading = self._reading(state, now)
+        sources = self.sources_of(found.gate.metrics)
         if not found.cursors:
             self.evidence.create()
-            self.evidence.append(self._baseline_rows(state, entries, now))
-            found = so_far(self.evidence.read_newest(state.release), self.spec.gate)
-        reads = self._new(state, found, latest, seen)
-        payload = next((read.delta for read in reads if read.table == self.payload.name), None)
-        quiet = now.timestamp() - found.at < 60 * found.gate.max_lag_minutes / _READINGS_PER_LAG
-        if not reads and quiet:
-            return found, found.state
-        if payload is None:
-            payload = _nothing_new(found, latest)
-        mapping = {**self.evidence.mapping(), **payload.mapping}
-        seen.unmapped = sum(
-            rows for read in reads for entity, rows in read.delta.entities.items() if entity not in mapping
-        )
-        if seen.unmapped:
-            watermark = watermark_after(found, payload)
-            unread = observations(state, found.state, found.ingest + 1, reads, mapping, watermark)
-            return found, found.state.add(unread)
-        counters = self._counters(state, found, payload, mapping, now)
-        rows = ingest_rows(state, found, reads, mapping, payload=payload, counters=counters, at=now)
-        self.evidence.append(rows)
-        stored = so_far(self.evidence.read_newest(state.release), self.spec.gate)
-        return stored, stored.state
-
-    def _new(self, state: ReleaseState, found: EvidenceSoFar, latest: Cursor, seen: _Look) -> list[TableRead]:
-        """What is new in the inference table and in the tables beside it."""
-        windows = [Window(step.step, step.started_at, step.ended_at) for step in state.steps]
-        metrics = tuple(metric for metric in found.gate.metrics if metric.kind in PAYLOAD_KINDS)
-        reads = []
-        after = found.cursors.get(self.payload.name, 0)
-        if latest.version > after:
-            delta = self.payload.changes(
-                after,
-                latest,
-                first_version=state.baseline_version + 1,
-                windows=windows,
-                plans=found.plans(metric.name for metric in metrics),
-                earlier=found.reads,
-            )
-            seen.unreadable = "; ".join(delta.failed.values())
-            reads.append(TableRead(self.payload.name, metrics, delta))
-        for source in self.sources_of(found.gate.metrics):
-            after = found.cursors.get(source.name, 0)
-            try:
-                source.collect(state.steps[0].started_at)
-                until = source.latest()
-            except TableUnreadable as error:  # the guards must not go blind with it
-                seen.unreadable = str(error)
-                continue
-            if until is None:
-                seen.missing.append(source.name)
-            elif until.version > after:
-                delta = source.changes(
-                    after,
-                    until,
-                    first_version=1,
-                    windows=windows,
-                    plans=found.plans(metric.name for metric in source.metrics),
+            self.evidence.append(self._baseline_rows(state, entries, sources, reading, now, seen))
+            found = self._stored(state)
+        read = read_payload(self.payload, state, found, latest, seen)
+        payload = read.delta if read else nothing_new(latest)
+        mapping = {**self.evidence.mapping(), **payload.mapping} if read or sources else {}
+        known, certain = frozenset(mapping), settled(state, payload)
+        held: list[TableRead] = []
+        if read and not certain and unknown_rows(read, known):
+            held, read = [read], None
+        waited = now.timestamp() - found.at >= 60 * found.gate.max_lag_minutes / _READINGS_PER_LAG
+        if read or waited or found.reconciliation.has_missed(reading):
+            of = payload if read else nothing_new(latest)
+            counters = self._counters(found, state, of, mapping, reading, now)
+            reads = [read] if read else []
+            self.evidence.append(ingest_rows(state, found, reads, mapping, payload=of, counters=counters, at=now))
+            found = self._stored(state)
+        fresh = read_sources(sources, state, found, seen)
+        beside = [read for read in fresh if certain or not unknown_rows(read, known)]
+        held += [read for read in fresh if read not in beside]
+        if beside:
+            self.evidence.append(
+                ingest_rows(
+                    *(state, found, beside, mapping),
+                    payload=nothing_new(latest),
+                    counters=found.reconciliation,
+                    at=now,
                 )
-                reads.append(TableRead(source.name, source.metrics, delta))
-        return reads
+            )
+            found = self._stored(state)
+        if not held:
+            return found, found.state
+        seen.unmapped = sum(unknown_rows(read, known) for read in held)
+        watermark = watermark_after(found, payload)
+        unread = observations(state, found.state, found.ingest + 1, held, mapping, watermark)
+        return found, found.state.add(unread)
 
-    def _baseline_rows(self, state: ReleaseState, entries: Sequence[Entry], now: datetime) -> list[EvidenceRow]:
+    def _stored(self, state: ReleaseState) -> EvidenceSoFar:
+        return so_far(self.evidence.read_newest(state.release), self.spec.gate)
+
+    def _baseline_rows(
+        self,
+        state: ReleaseState,
+        entries: Sequence[Entry],
+        sources: Sequence[Source],
+        reading: Reading | None,
+        now: datetime,
+        seen: Findings,
+    ) -> list[EvidenceRow]:
         promoted = [
             entry.at
             for entry in entries
@@ -284,18 +244,13 @@ class Observer:
         rates: dict[str, float] = {}
         for level in levels:
             rates[level.metric] = rates.get(level.metric, 0.0) + level.rows_per_second
-        cursors = {self.payload.name: state.baseline_version}
-        for source in self.sources_of(self.spec.gate.metrics):
-            source.collect(since)
-            levels += source.level(since, state.started_at, rate_seconds=RATE_SECONDS, entities=ids)
-            cursors[source.name] = source.version_before(state.started_at)
-        reading = self._reading(state, now)
+        late, cursors = freeze_sources(sources, since, state.started_at, ids, seen)
         return baseline_rows(
             state,
             self.spec,
-            levels,
+            [*levels, *late],
             requests_per_second=max(rates.values(), default=0.0),
-            cursors=cursors,
+            cursors={self.payload.name: state.baseline_version, **cursors},
             counters=Reconciliation().read(reading) if reading else Reconciliation(),
             at=now,
         )
@@ -311,26 +266,28 @@ class Observer:
         return Reading(now.timestamp(), requests, challenger.errors)
 
     def _counters(
-        self, state: ReleaseState, found: EvidenceSoFar, payload: Delta, mapping: Mapping[str, str], now: datetime
+        self,
+        found: EvidenceSoFar,
+        state: ReleaseState,
+        payload: Delta,
+        mapping: Mapping[str, str],
+        reading: Reading | None,
+        now: datetime,
     ) -> Reconciliation:
         """Counters against table: what can be compared by now, and a new reading."""
         counters, due = found.reconciliation, found.reconciliation.due(watermark_after(found, payload))
         if due is not None:
             since, until = (datetime.fromtimestamp(at, tz=now.tzinfo) for at in counters.window(due))
             logged = self.payload.errors_logged(since, until)
-            ours = sum(rows for entity, rows in logged.items() if mapping.get(entity) == state.challenger_version)
+            versions = mapping or self.evidence.mapping()
+            ours = sum(rows for entity, rows in logged.items() if versions.get(entity) == state.challenger_version)
             counters = counters.compare(due, ours, found.sampling_fraction)
         last = counters.last
         spacing = min(found.longest_lag / 4, 60 * found.gate.max_lag_minutes / _READINGS_PER_LAG)
         # Minutes are read as often as it comes: one that is missed is not counted again.
-        if last is None or last.since is not None or now.timestamp() - last.at >= spacing:
-            reading = self._reading(state, now)
-            counters = counters.read(reading) if reading else counters
+        if reading and (last is None or reading.since is not None or reading.at - last.at >= spacing):
+            counters = counters.read(reading)
         return counters
-
-
-def _nothing_new(found: EvidenceSoFar, latest: Cursor) -> Delta:
-    return Delta(latest.version + 1, latest.version, (), {}, {}, 0.0, latest.at)
 
 
 def _held_where_moved(verdict: Verdict, state: ReleaseState, endpoint: EndpointState | None) -> Verdict:

@@ -9,10 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
-#: Readings that may wait for the watermark; beyond it every second one is dropped.
+#: Readings that may wait for the watermark; beyond it they are thinned to half.
 _MOST_READINGS: Final = 64
 #: With a sampled table, only a deficit beyond this many standard deviations counts as unlogged.
 _DEVIATIONS: Final = 4.0
+#: Requests under way at a reading may be in the table and not yet in the counters, but no more than these are owed:
+#: counters that lost failures with a replica must not make up for failures that the table lacks.
+_LEAST_UNLOGGED: Final = -3.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Reconciliation:
             return replace(self, reconciled=reading, waiting=())
         return replace(self, waiting=_thinned((*self.waiting, reading)))
 
+    def has_missed(self, reading: Reading | None) -> bool:
+        """Whether this is a minute that is not kept yet; it is gone with the next."""
+        last = self.last
+        return reading is not None and reading.since is not None and (last is None or reading.at > last.at)
+
     def due(self, watermark: float) -> Reading | None:
         """A reading that the table is complete up to: the newest of a counter, the oldest of single minutes."""
         complete = [reading for reading in self.waiting if reading.at <= watermark]
@@ -88,7 +96,9 @@ class Reconciliation:
             chance = _DEVIATIONS * math.sqrt(counted * (1 - sampling_fraction) / sampling_fraction)
             missing = max(0.0, missing - chance)
         waiting = tuple(each for each in self.waiting if each.at > reading.at)
-        return replace(self, reconciled=reading, waiting=waiting, unlogged=self.unlogged + missing)
+        return replace(
+            self, reconciled=reading, waiting=waiting, unlogged=max(_LEAST_UNLOGGED, self.unlogged + missing)
+        )
 
     def unlogged_errors(self) -> int:
         """Failures that are known to be missing in the table."""
@@ -123,7 +133,19 @@ class Reconciliation:
 
 
 def _thinned(waiting: tuple[Reading, ...]) -> tuple[Reading, ...]:
-    return waiting[1::2] if len(waiting) > _MOST_READINGS else waiting
+    """Half as many where they are too many: a counter holds what came before it, minutes are added to their next."""
+    if len(waiting) <= _MOST_READINGS:
+        return waiting
+    if waiting[-1].since is None:
+        return waiting[1::2]
+    added: list[Reading] = []
+    for index, reading in enumerate(waiting):
+        if index % 2 and added[-1].at == reading.since:
+            before = added.pop()
+            requests, errors = before.requests + reading.requests, before.errors + reading.errors
+            reading = Reading(reading.at, requests, errors, before.since)
+        added.append(reading)
+    return tuple(added[-_MOST_READINGS:])
 
 
 def _values(reading: Reading) -> list[float | int | None]:

@@ -13,7 +13,9 @@ from release_pipeline.workspace.metric_sql import together, unjudged
 from release_pipeline.workspace.payload_sql import Rows, Statement
 from release_pipeline.workspace.sql.warehouse import Row, Warehouse
 
-_CONDITION: Final = re.compile(r"\[([A-Z][A-Z_.]+)\]")
+_CONDITION: Final = re.compile(r"\[([A-Z][A-Z0-9_.]+)\]")
+# What the client itself says of a statement; it knows no row.
+_OF_CLIENT: Final = re.compile(r"^SQL warehouse \S+ (refused|did not finish) a statement")
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,12 @@ def count_sound(
     except TableMissing:
         raise
     except StatementFailed as error:
+        told = without_rows(error, f"Counting {' and '.join(plan.metric.name for plan in plans) or 'rows'}")
         if not _CONDITION.search(str(error)):
-            raise
+            raise told from None
         failed = {plan.metric.name: why for plan in plans if (why := _failure(warehouse, rows, windows, plan))}
         if not failed:
-            raise
+            raise told from None
     sound = [plan for plan in plans if plan.metric.name not in failed]
     return Sound(sound, warehouse.execute(*statement(sound)) if sound else [], failed)
 
@@ -101,6 +104,20 @@ def count_sound(
 def integer(row: Row, column: str) -> int:
     """A whole number of a result, 0 for NULL."""
     return int(row[column] or 0)
+
+
+def condition(error: StatementFailed) -> str:
+    """The name of the condition that the warehouse reports; the rest may quote a request."""
+    found = _CONDITION.search(str(error))
+    return found.group(1) if found else "the statement failed"
+
+
+def without_rows(error: StatementFailed, what: str) -> StatementFailed:
+    """The error without the warehouse's words, which may quote a request: ``what`` failed, and the condition's name."""
+    if _OF_CLIENT.match(str(error)):
+        return error
+    found = _CONDITION.search(str(error))
+    return StatementFailed(f"{what} failed in the warehouse" + (f" with [{found.group(1)}]." if found else "."))
 
 
 def _failure(warehouse: Warehouse, rows: Rows, windows: Sequence[Window] | None, plan: MetricPlan) -> str | None:

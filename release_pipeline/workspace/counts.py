@@ -85,6 +85,7 @@ class Delta:
         mapping: Version by served entity id, as tracers, or the rows themselves, showed it.
         lag_seconds: Longest time from a request to its commit among the rows of a step and the tracers, 0.0 where
             there was none; in watermark mode the hold-back.
+        lag_measured: Whether rows told the lag; False in watermark mode.
         committed_at: ``at`` of the cursor that was read up to.
         outside: Rows of no step (before the ramp, or while traffic was being moved), of no entity (answered by the
             gateway), refused before a version saw them, or without a request id; counted, never judged.
@@ -108,6 +109,7 @@ class Delta:
     sampling_fraction: float | None = None
     rows: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
+    lag_measured: bool = True
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from release_pipeline.errors import TableMissing
+from release_pipeline.errors import StatementFailed, TableMissing
 from release_pipeline.workspace.sql.warehouse import Row, Value, Warehouse, quoted
 
 _COLUMNS: Mapping[str, str] = {
@@ -74,12 +74,25 @@ class EvidenceTable:
         self.name = name
 
     def create(self) -> None:
-        """Create the table where it does not exist."""
+        """Create the table where it does not exist; add the columns that one of an earlier version lacks."""
         columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
         self._warehouse.execute(
             f"CREATE TABLE IF NOT EXISTS {quoted(self.name)} ({columns}) "
             "COMMENT 'What the gate saw of the releases of this model; append-only.'"
         )
+        lacking = self._lacking()
+        if lacking:
+            added = ", ".join(f"{name} {_COLUMNS[name]}" for name in lacking)
+            try:
+                self._warehouse.execute(f"ALTER TABLE {quoted(self.name)} ADD COLUMNS ({added})")
+            except StatementFailed:
+                if self._lacking():  # nobody else has added them at the same time
+                    raise
+
+    def _lacking(self) -> list[str]:
+        rows = self._warehouse.execute(f"DESCRIBE TABLE {quoted(self.name)}")
+        there = {(row["col_name"] or "").lower() for row in rows}
+        return [name for name in _COLUMNS if name not in there]
 
     def read(self, release: str) -> list[EvidenceRow]:
         """All complete ingests of a release in order, the first writer's where two wrote the same one."""
@@ -95,7 +108,7 @@ class EvidenceTable:
 
     def _complete(self, where: str, parameters: Mapping[str, Value]) -> list[EvidenceRow]:
         try:
-            rows = [_read(row) for row in self._select(where, parameters)]
+            rows = self._select(where, parameters)
         except TableMissing:
             return []
         winner: dict[int, str] = {}
@@ -110,7 +123,7 @@ class EvidenceTable:
             rows = self._select("kind = 'mapping'", {})
         except TableMissing:
             return {}
-        return {row.detail["served_entity_id"]: row.detail["version"] for row in map(_read, rows)}
+        return {row.detail["served_entity_id"]: row.detail["version"] for row in rows}
 
     def append(self, rows: Sequence[EvidenceRow]) -> None:
         """Append one ingest, its ``ingest`` row last, unless that ingest is there already."""
@@ -134,12 +147,14 @@ class EvidenceTable:
             parameters,
         )
 
-    def _select(self, where: str, parameters: Mapping[str, Value]) -> list[Row]:
-        return self._warehouse.execute(
-            f"SELECT * FROM {quoted(self.name)} WHERE {where} "
-            "ORDER BY ingest, at, writer, kind, metric, segment, step, bucket_start",
-            parameters,
-        )
+    def _select(self, where: str, parameters: Mapping[str, Value]) -> list[EvidenceRow]:
+        found = self._warehouse.execute(f"SELECT * FROM {quoted(self.name)} WHERE {where}", parameters)
+        # Not in the statement: a table of an earlier version may lack some of the columns.
+        return sorted(map(_read, found), key=_order)
+
+
+def _order(row: EvidenceRow) -> tuple[int, datetime, str, str, str, str, int, float]:
+    return (row.ingest, row.at, row.writer, row.kind, row.metric, row.segment, row.step, row.bucket_start)
 
 
 def _write(row: EvidenceRow, writer: str) -> dict[str, Value]:
@@ -168,21 +183,21 @@ def _read(row: Row) -> EvidenceRow:
     from release_pipeline.workspace.sql.warehouse import parse_timestamp
 
     return EvidenceRow(
-        release=row["release"] or "",
-        ingest=int(row["ingest"] or 0),
-        kind=row["kind"] or "",
-        at=parse_timestamp(row["at"] or ""),
-        step=int(row["step"] or 0),
-        bucket_start=float(row["bucket_start"] or 0),
-        metric=row["metric"] or "",
-        segment=row["segment"] or "",
-        champion=tuple(json.loads(row["champion"] or "[]")),
-        challenger=tuple(json.loads(row["challenger"] or "[]")),
-        from_version=int(row["from_version"] or 0),
-        to_version=int(row["to_version"] or 0),
-        watermark=float(row["watermark"] or 0),
-        lag_seconds=float(row["lag_seconds"] or 0),
-        log_capitals=json.loads(row["log_capitals"] or "{}"),
-        detail=json.loads(row["detail"] or "{}"),
-        writer=row["writer"] or "",
+        release=row.get("release") or "",
+        ingest=int(row.get("ingest") or 0),
+        kind=row.get("kind") or "",
+        at=parse_timestamp(row.get("at") or ""),
+        step=int(row.get("step") or 0),
+        bucket_start=float(row.get("bucket_start") or 0),
+        metric=row.get("metric") or "",
+        segment=row.get("segment") or "",
+        champion=tuple(json.loads(row.get("champion") or "[]")),
+        challenger=tuple(json.loads(row.get("challenger") or "[]")),
+        from_version=int(row.get("from_version") or 0),
+        to_version=int(row.get("to_version") or 0),
+        watermark=float(row.get("watermark") or 0),
+        lag_seconds=float(row.get("lag_seconds") or 0),
+        log_capitals=json.loads(row.get("log_capitals") or "{}"),
+        detail=json.loads(row.get("detail") or "{}"),
+        writer=row.get("writer") or "",
     )

@@ -14,6 +14,7 @@ from release_pipeline.errors import StatementFailed, TableMissing, TableUnreadab
 from release_pipeline.spec_gate import Metric
 from release_pipeline.workspace.badness import badness_of
 from release_pipeline.workspace.client import Workspace
+from release_pipeline.workspace.counting import condition
 from release_pipeline.workspace.counts import Cursor
 from release_pipeline.workspace.score_source import ScoreSource
 from release_pipeline.workspace.score_table import CLOCKS, Judged, ScoreTable
@@ -190,13 +191,6 @@ def add_values(scores: ScoreTable, metric: Metric, found: Sequence[Judged], sinc
             f"values of metric {metric.name} cannot be joined to their requests: {condition(error)}; run its segments "
             f"over {scores.payload.name} in the warehouse, and mend them."
         ) from None
-
-
-def condition(error: StatementFailed) -> str:
-    """The name of the condition that the warehouse reports; the rest may quote a request."""
-    _, bracket, rest = str(error).partition("[")
-    name = rest.partition("]")[0]
-    return name if bracket and name.replace("_", "").replace(".", "").isupper() else "the statement failed"
 
 
 def _first(trace: "Trace", metric: Metric) -> Judged | None:

@@ -32,7 +32,7 @@ from release_pipeline.workspace.counts import (
     Read,
     Window,
 )
-from release_pipeline.workspace.metric_sql import KINDS, NOT_SERVED, check, together
+from release_pipeline.workspace.metric_sql import KINDS, check, together
 from release_pipeline.workspace.payload_shape import PayloadShape, recognise
 from release_pipeline.workspace.payload_sql import Rows, Statement
 from release_pipeline.workspace.sql.warehouse import Row, Warehouse, parse_timestamp, quoted
@@ -40,7 +40,6 @@ from release_pipeline.workspace.tracer import version_of
 
 __all__ = [
     "KINDS",
-    "NOT_SERVED",
     "OTHER",
     "Cursor",
     "Delta",
@@ -262,6 +261,7 @@ class InferenceTable:
             sampling_fraction=min((float(row["sampling"]) for row in inside if row["sampling"]), default=None),
             rows=kept + aside,
             failed=grouped.failed,
+            lag_measured=feed,
         )
 
     def errors_logged(self, since: datetime, until: datetime) -> dict[str, int]:

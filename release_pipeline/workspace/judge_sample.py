@@ -58,7 +58,8 @@ class JudgeSample:
         newest = self._scores.newest(metric)
         start = since if newest is None else max(since, newest - LAG)
         rows, table = self._between(start, until), quoted(self._scores.name)
-        found = self._scores.warehouse.execute(
+        found = self._scores.execute(
+            f"Choosing requests for metric {metric.name}",
             f"""
             SELECT request_id, min(request_time) AS request_time FROM ({rows.query}) AS canonical
             WHERE {ANSWERED} AND {_ERROR} = 0
@@ -86,7 +87,8 @@ class JudgeSample:
         rows = self._between(sampled[0].request_time, sampled[-1].request_time + timedelta(milliseconds=1))
         ids = {f"id_{number}": each.request_id for number, each in enumerate(sampled)}
         short = f"coalesce(length(request), 0) + coalesce(length(response), 0) <= {LONGEST}"
-        found = self._scores.warehouse.execute(
+        found = self._scores.execute(
+            "Reading the requests of the sample",
             f"SELECT request_id, CASE WHEN {short} THEN request END AS request, "
             f"CASE WHEN {short} THEN response END AS response FROM ("
             "SELECT request_id, request, response, row_number() OVER (PARTITION BY request_id ORDER BY request_time) "

@@ -13,8 +13,9 @@ from release_pipeline.clock import Clock
 from release_pipeline.errors import SpecError, StatementFailed, TableMissing, TableUnreadable
 from release_pipeline.spec_gate import Metric
 from release_pipeline.spec_sql import expression_problem
+from release_pipeline.workspace.counting import condition
 from release_pipeline.workspace.counts import Cursor
-from release_pipeline.workspace.feedback import FRESH, condition, sweep_from
+from release_pipeline.workspace.feedback import FRESH, sweep_from
 from release_pipeline.workspace.score_source import ScoreSource
 from release_pipeline.workspace.score_table import CLOCKS, ScoreTable
 from release_pipeline.workspace.sql.warehouse import parse_timestamp, quoted

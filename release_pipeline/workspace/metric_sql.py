@@ -17,18 +17,14 @@ from release_pipeline.workspace.tracer import PREFIX
 
 #: Kinds that the payload table itself tells; the others have tables of their own.
 KINDS: Final = ("errors", "slow", "expression")
-#: Requests that never reached a version: credentials, permissions, unknown paths, rate limits.
-NOT_SERVED: Final = (401, 403, 404, 429)
 
 #: The badness of a row that cannot be judged.
 UNJUDGED: Final = "CAST(NULL AS INT)"
 #: A row of a tracer, which is never evidence.
 TRACER: Final = f"coalesce(client_request_id LIKE '{PREFIX}%', false)"
-#: A row that a version answered, tracers excepted.
-ANSWERED: Final = (
-    f"request_id IS NOT NULL AND served_entity IS NOT NULL AND NOT {TRACER} "
-    f"AND (status_code IS NULL OR status_code NOT IN ({', '.join(str(status) for status in NOT_SERVED)}))"
-)
+#: A row that a version answered, tracers excepted. What is refused before it reaches a version (401, 403, 404, 429 of
+#: the gateway) has no served entity; the same statuses from a version are its failures.
+ANSWERED: Final = f"request_id IS NOT NULL AND served_entity IS NOT NULL AND NOT {TRACER}"
 
 # A stream that fails is HTTP 200, and its last event carries databricks_output.error. Line breaks inside an event are
 # escaped, so a line that begins with "data:" is an event and no text of a user; [DONE] does not begin with a brace.

@@ -8,20 +8,21 @@ evidence that was bet on must not change afterwards.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from release_pipeline.errors import SpecError, TableMissing
+from release_pipeline.errors import SpecError, StatementFailed, TableMissing
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_gate import Metric
 from release_pipeline.spec_sql import expression_problem
+from release_pipeline.workspace.counting import without_rows
 from release_pipeline.workspace.counts import Cursor
 from release_pipeline.workspace.inference_table import InferenceTable
 from release_pipeline.workspace.metric_sql import ANSWERED
 from release_pipeline.workspace.payload_sql import Statement
-from release_pipeline.workspace.sql.warehouse import Warehouse, parse_timestamp, quoted
+from release_pipeline.workspace.sql.warehouse import Row, Value, Warehouse, parse_timestamp, quoted
 
 _COLUMNS: Final = {
     "metric": "STRING",
@@ -169,11 +170,12 @@ class ScoreTable:
                 ``rp_badness``, ``rp_at`` and ``rp_order``, by which the first value of a request is known.
 
         Raises:
-            StatementFailed: The warehouse failed, or the query did.
+            StatementFailed: The warehouse failed, or the query did; only the condition is told, never a row.
         """
         query, values = found
         table = quoted(self.name)
-        rows = self.warehouse.execute(
+        rows = self.execute(
+            f"Writing values of metric {metric.name}",
             f"""
             INSERT INTO {table} ({", ".join(_COLUMNS)})
             SELECT :metric, request_id, request_time, served_entity, rp_segment, rp_badness, rp_at, :source
@@ -189,6 +191,20 @@ class ScoreTable:
             {**values, "metric": metric.name, "source": source_of(metric)},
         )
         return int(rows[0]["num_inserted_rows"] or 0) if rows else 0
+
+    def execute(self, what: str, statement: str, values: Mapping[str, Value]) -> list[Row]:
+        """Run a statement that reads requests; ``what`` it does is said in an error.
+
+        Raises:
+            TableMissing: A table does not exist.
+            StatementFailed: It failed; only the condition is told, because the rest may quote a request.
+        """
+        try:
+            return self.warehouse.execute(statement, values)
+        except TableMissing:
+            raise
+        except StatementFailed as error:
+            raise without_rows(error, what) from None
 
     def newest(self, metric: Metric) -> datetime | None:
         """Event time of the newest request that has a value, None where none has.

@@ -137,6 +137,8 @@ def test_the_chain_from_log_to_alias_and_back(project: Project) -> None:
     assert project.release(second, "second").success
     world = World.of(model)
     assert (world.shares, world.alias, world.challenger_alias) == ({"1": 75, "2": 25}, "1", "2")
+    frozen = model.parts().observer.evidence.read(second)
+    assert [row.ingest for row in frozen if row.kind == "baseline"] == [0], "the run makes the first look itself"
     assert "the gate has not passed" in why(project.run("promote", second))
     assert World.of(model) == world, "a promotion that is refused changes nothing"
     project.until(second, GateAction.ADVANCE)

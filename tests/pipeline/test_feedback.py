@@ -316,7 +316,7 @@ def test_an_experiment_that_is_not_there_is_missing(gateway: str) -> None:
 
 def test_feedback_on_real_answers_is_joined_to_the_version_that_gave_them(make_model: Callable[..., Model]) -> None:
     metric = {"name": "helpful", "kind": "feedback", "assessment": "helpful", "bound": 0.3}
-    model = make_model(endpoint={"tracing": True}, gate={"metrics": [metric]})
+    model = make_model(endpoint={"tracing": True}, gate={"metrics": [metric]}, ramp={"steps": [50]})
     model.champion()
     release = model.release()
     model.deploy(release, model.register("second"))

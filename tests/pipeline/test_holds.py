@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 
+import pytest
 import requests
 
 from release_pipeline.gate.verdict import Action, HoldReason
+from release_pipeline.rollout.evidence_fold import so_far
 from release_pipeline.rollout.observer import Observed
+from release_pipeline.workspace.endpoint import Endpoint
+from release_pipeline.workspace.endpoint_counters import Counters, MetricsPage
 from tests.pipeline.conftest import Model, eventually
 
 TOLERANT = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3}
@@ -131,6 +135,51 @@ def test_sql_that_fails_in_the_warehouse_holds_and_takes_no_other_metric_with_it
     assert seen.evidence.metric("errors").total().champion_n > 0
 
 
+def test_rows_that_a_metrics_sql_fails_on_are_doubted_for_the_rest_of_the_step(
+    make_model: Callable[..., Model],
+) -> None:
+    odd = "CASE WHEN request LIKE '%odd%' THEN CAST(request AS INT) ELSE 0 END"
+    fails = {"name": "short", "kind": "expression", "badness": odd, "margin": 0.3}
+    model = make_model(gate=gate(metrics=[TOLERANT, fails]), ramp={"steps": [50]})
+    release = in_ramp(model, "second")
+    failed = ask_and_look(model, release, 60, "odd")
+    assert failed.verdict.reason == HoldReason.TABLE_UNREADABLE
+    unjudged = failed.evidence.metric("short").unjudged[0]
+    assert unjudged == (0, failed.evidence.metric("errors").total().challenger_n), (
+        "none of the champion's explains them"
+    )
+    assert unjudged[1] > 10
+    for _ in range(12):
+        seen = ask_and_look(model, release, 30)
+        assert seen.signals.unreadable == ""
+        assert seen.verdict.action is Action.HOLD, seen.verdict.sentence
+        if seen.verdict.reason == HoldReason.UNJUDGED_ROWS:
+            break
+    assert seen.verdict.reason == HoldReason.UNJUDGED_ROWS, "the rest alone would have shown it"
+    assert f"{unjudged[1]} of its challenger rows cannot be judged" in seen.verdict.sentence
+
+
+def test_every_minute_of_the_counters_is_kept_though_no_row_comes(
+    make_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(gate=gate(max_lag_minutes=600))
+    release = in_ramp(model, "second")
+    first = ask_and_look(model, release, 4)
+    ends = [6000 + model.clock.now().timestamp() // 60 * 60]
+
+    def minute(endpoint: Endpoint) -> MetricsPage:
+        return MetricsPage({first.release.entities["challenger"]: Counters(7, 2)}, ends[-1])
+
+    monkeypatch.setattr(Endpoint, "counters", minute)
+    for number in range(3):
+        ends.append(ends[-1] + 60)
+        assert look(model, release).ingests == first.ingests + number + 1
+        assert look(model, release).ingests == first.ingests + number + 1, "the same minute is kept once"
+    found = so_far(model.parts().observer.evidence.read(release), model.spec.gate)
+    assert [reading.at for reading in found.reconciliation.waiting[-3:]] == ends[1:]
+    assert found.state.metric("errors").total() == first.evidence.metric("errors").total()
+
+
 def test_a_table_of_another_shape_holds_and_says_what_it_lacks(model: Model) -> None:
     model.deploy(release := model.release(), model.register("first"))
     warehouse = model.parts().workspace.warehouse
@@ -138,7 +187,7 @@ def test_a_table_of_another_shape_holds_and_says_what_it_lacks(model: Model) -> 
     warehouse.execute(f"CREATE TABLE {model.spec.payload_table} (question STRING, answer STRING)")
     held = look(model, release)
     assert held.verdict.reason == HoldReason.TABLE_UNREADABLE
-    assert "cannot be read as an inference table" in held.verdict.sentence
+    assert "is in no shape of a payload table" in held.verdict.sentence
 
 
 def test_an_expression_judges_the_answer_and_its_segments(make_model: Callable[..., Model]) -> None:

@@ -11,6 +11,7 @@ from release_pipeline.errors import SpecError, StatementFailed
 from release_pipeline.gate import observations
 from release_pipeline.spec_gate import Metric
 from release_pipeline.workspace import counts
+from release_pipeline.workspace.counting import count_sound
 from release_pipeline.workspace.inference_table import (
     LATE_SECONDS,
     OTHER,
@@ -22,6 +23,8 @@ from release_pipeline.workspace.inference_table import (
     Read,
     Window,
 )
+from release_pipeline.workspace.payload_sql import Rows
+from release_pipeline.workspace.sql.warehouse import Value
 from tests.conftest import RunningWorkspace
 from tests.pipeline import payload_tables
 from tests.pipeline.payload_tables import Logged, RecordingWarehouse, create, insert, moment, stream
@@ -305,6 +308,32 @@ def test_late_rows_are_looked_for_in_a_bounded_time(warehouse: RecordingWarehous
 def test_an_empty_table_without_a_change_feed_has_no_cursor_yet(warehouse: RecordingWarehouse) -> None:
     assert filled(warehouse, feed=False).latest() is None
     assert filled(warehouse).latest() is not None
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429])
+def test_a_refusal_is_an_error_of_the_version_that_refused_and_of_nobody_before_one(
+    status: int, warehouse: RecordingWarehouse
+) -> None:
+    table = filled(warehouse, [Logged("a", 1, status), Logged("b", 2, status, entity=None), Logged("c", 3)])
+    delta = read(table, MetricPlan(ERRORS, 60))
+    assert (only(delta).counts, delta.outside) == ((1, 1), 1)
+
+
+def test_a_failed_statement_never_quotes_a_row(warehouse: RecordingWarehouse) -> None:
+    table = filled(warehouse, [Logged("a", 1)])
+    where, values = table.shape().between(moment(0), moment(9), "rows")
+    rows = Rows(table.shape(), table.name, where, values)
+    quoting: tuple[str, dict[str, Value]] = ("SELECT CAST('my secret' AS INT)", {})
+    with pytest.raises(StatementFailed, match=r"errors failed in the warehouse with \[CAST_INVALID_INPUT\]") as failed:
+        count_sound(warehouse, rows, None, [MetricPlan(ERRORS, 60)], lambda plans: quoting)
+    assert "secret" not in str(failed.value)
+    assert failed.value.__suppress_context__
+
+
+def test_a_hold_back_is_no_measured_lag(warehouse: RecordingWarehouse) -> None:
+    rows = [Logged("a", 1), Logged("b", 9)]
+    assert read(filled(warehouse, rows)).lag_measured
+    assert not read(filled(warehouse, rows, feed=False)).lag_measured
 
 
 def test_sql_that_fails_takes_no_other_metric_with_it(warehouse: RecordingWarehouse) -> None:

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from release_pipeline.errors import SpecError, TableUnreadable
+from release_pipeline.errors import SpecError, StatementFailed, TableUnreadable
 from release_pipeline.spec_gate import Metric
 from release_pipeline.workspace.counts import MetricPlan, Window
 from release_pipeline.workspace.label_table import LabelSource
 from release_pipeline.workspace.score_source import ScoreSource
-from release_pipeline.workspace.score_table import ScoreTable
+from release_pipeline.workspace.score_table import Judged, ScoreTable
 from tests.conftest import RunningWorkspace
 from tests.pipeline.conftest import TurnedClock
 from tests.pipeline.payload_tables import SHAPES, Logged, create, insert, moment, warehouse
@@ -177,3 +177,18 @@ def test_what_is_wrong_with_a_table_of_labels_is_said(gateway: str) -> None:
     right.collect(moment(0))
     assert stored(missing.scores) == [("a", "1.0")]
     assert right.latest() is not None
+
+
+def test_labels_that_fail_never_quote_a_request(gateway: str) -> None:
+    insert(warehouse(), gateway, "gateway", [Logged("e", 30, request="my secret")])
+    table = label_table(gateway, feed=False)
+    label(table, ("e", True, 1.0))
+    wrong = metric(table, segments="CAST(CAST(request AS INT) AS STRING)")
+    scores = score_table(gateway)
+    scores.create()
+    with pytest.raises(StatementFailed, match=r"metric churn failed in the warehouse with \[CAST_INVALID") as failed:
+        scores.add(wrong, [Judged("e", 1.0, moment(60))], moment(0), moment(600))
+    assert "secret" not in str(failed.value)
+    with pytest.raises(TableUnreadable, match="cannot be read: CAST_INVALID_INPUT") as unreadable:
+        source(gateway, wrong)[0].collect(moment(0))
+    assert "secret" not in str(unreadable.value)

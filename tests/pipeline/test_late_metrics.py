@@ -1,16 +1,20 @@
 """A whole look at a release whose metrics come late: people, a judge and labels, beside the errors."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import mlflow
+import pytest
 from mlflow.entities import AssessmentSource
 
 from release_pipeline.assets.context import ModelContext
 from release_pipeline.automation.judge import judge_release
+from release_pipeline.errors import StatementFailed
 from release_pipeline.gate.verdict import Action, HoldReason
+from release_pipeline.report.metadata import report
 from release_pipeline.rollout.evidence_fold import so_far
 from release_pipeline.rollout.observer import Observed
+from release_pipeline.workspace.sql.warehouse import Row, Value, Warehouse, quoted
 from tests.pipeline.conftest import MODELS, Model, eventually
 
 ERRORS = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3, "required": False}
@@ -79,6 +83,57 @@ def test_labels_roll_back_a_version_that_they_prove_wrong(make_model: Callable[.
     assert total.champion[20] == 0
     assert total.challenger[0] == 0
     assert total.champion_n + total.challenger_n == len(labelled), "every label counts once"
+
+
+@pytest.mark.parametrize("fault", ["column", "permission"])
+def test_labels_that_cannot_be_read_take_no_guard_with_them(
+    fault: str, make_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = f"main.default.truth_{uuid.uuid4().hex[:8]}"
+    label = {"name": "wrong", "kind": "label", "table": truth, "badness": "CAST(label.wrong AS DOUBLE)", "margin": 0.2}
+    model = make_model(gate=gate(label), ramp={"steps": [50]})
+    column = "request" if fault == "column" else "request_id"
+    model.parts().workspace.warehouse.execute(f"CREATE TABLE {truth} ({column} STRING, wrong BOOLEAN)")
+    execute = Warehouse.execute
+
+    def refused(self: Warehouse, statement: str, parameters: Mapping[str, Value] | None = None) -> list[Row]:
+        if fault == "permission" and quoted(truth) in statement:
+            raise StatementFailed("SQL warehouse w: [INSUFFICIENT_PERMISSIONS] User does not have SELECT.")
+        return execute(self, statement, parameters)
+
+    monkeypatch.setattr(Warehouse, "execute", refused)
+    model.champion()
+    model.deploy(release := model.release(), model.register("raising"))
+    model.step(release)
+    seen = look(model, release)
+    assert seen.verdict.reason == HoldReason.TABLE_UNREADABLE, "the first look, which freezes the levels, survives it"
+    assert truth in seen.verdict.sentence
+    for _ in range(8):
+        seen = ask(model, release, 20, "a question")
+        if seen.verdict.action is Action.ROLL_BACK:
+            break
+    assert seen.verdict.action is Action.ROLL_BACK, seen.verdict.sentence
+    rows = model.parts().observer.evidence.read(release)
+    assert [row.ingest for row in rows if row.kind == "ingest"] == list(range(seen.ingests + 1))
+
+
+def test_what_is_only_watched_holds_nothing_and_is_told(make_model: Callable[..., Model]) -> None:
+    truth = f"main.default.truth_{uuid.uuid4().hex[:8]}"
+    label = {"name": "wrong", "kind": "label", "table": truth, "badness": "0", "margin": 0.2, "muted": True}
+    short = {"name": "short", "kind": "expression", "badness": "CAST(response AS INT)", "margin": 0.2, "muted": True}
+    metrics = [{**ERRORS, "required": True}, label, short]
+    model = make_model(gate={**gate(), "metrics": metrics}, ramp={"steps": [50]})
+    release = in_ramp(model)
+    told = report(seen := ask(model, release, 20), seen.release)
+    assert (seen.signals.missing_tables, seen.signals.unreadable) == ((), "")
+    assert len(seen.notes) == 2
+    assert "SQL of metric short failed" in told
+    assert "does not exist" in told
+    for _ in range(12):
+        if seen.verdict.action is Action.PROMOTE:
+            break
+        seen = ask(model, release, 30)
+    assert seen.verdict.action is Action.PROMOTE, seen.verdict.sentence
 
 
 def test_a_judge_advances_a_version_that_it_finds_as_good(make_model: Callable[..., Model]) -> None:

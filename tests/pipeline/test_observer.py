@@ -2,8 +2,10 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from release_pipeline.gate.evidence import Bet, EvidenceState
 from release_pipeline.gate.replay import replay
 from release_pipeline.gate.verdict import Action, HoldReason
 from release_pipeline.rollout.evidence_fold import observation, so_far
+from release_pipeline.rollout.ingest import watermark_after
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.spec import ReleaseSpec, parse_spec
 from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
+from release_pipeline.workspace.counts import Delta
 from release_pipeline.workspace.evidence_table import SNAPSHOT_EVERY, EvidenceRow
 from release_pipeline.workspace.tracer import PREFIX, send_tracer
 from tests.conftest import RunningWorkspace
@@ -175,6 +179,67 @@ def test_rows_of_an_unknown_entity_hold_the_release_and_are_counted_once_a_trace
     assert min(n, challenger_n) > 0
 
 
+def test_rows_of_an_entity_that_is_neither_arms_are_outside_once_both_arms_are_known(
+    ramping: tuple[Model, str],
+) -> None:
+    model, release = ramping
+    first = ask_and_look(model, release)
+    parts = model.parts()
+    parts.workspace.warehouse.execute(
+        f"INSERT INTO {model.spec.payload_table} "
+        "(databricks_request_id, request_time, status_code, served_entity_id, response) "
+        "SELECT uuid(), current_timestamp(), 500, 'somebody', '{}' FROM range(40)"
+    )
+    held = look(model, release)
+    assert held.verdict.reason == HoldReason.MAPPING_UNKNOWN
+    assert (held.signals.unmapped_rows, held.ingests) == (40, first.ingests)
+    endpoint = parts.endpoint.read()
+    assert endpoint is not None
+    before = tracers(model)
+    send_tracer(parts.endpoint, endpoint.entities[0], None)
+    eventually(lambda: tracers(model) == before + 1)
+    assert look(model, release).signals.unmapped_rows == 40, "the other version's tracer may still come"
+    for entity in endpoint.entities:
+        send_tracer(parts.endpoint, entity, None)
+    eventually(lambda: tracers(model) >= before + 3)
+    seen = look(model, release)
+    assert (seen.signals.unmapped_rows, seen.ingests) == (0, first.ingests + 1)
+    assert counts(seen) == counts(first)
+    outside = [row.detail.get("outside", 0) for row in stored(model, release) if row.kind == "ingest"]
+    assert outside[-1] == 40
+
+
+def test_commits_without_rows_move_neither_the_watermark_nor_the_newest_row(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    before = ask_and_look(model, release)
+    table = model.spec.payload_table
+    model.parts().workspace.warehouse.execute(f"ALTER TABLE {table} SET TBLPROPERTIES ('owner' = 'maintenance')")
+    after = look(model, release)
+    assert after.ingests == before.ingests + 1
+    rows = stored(model, release)
+    earlier, later = (
+        so_far([row for row in rows if row.ingest <= last], model.spec.gate) for last in (before.ingests, 99)
+    )
+    assert later.cursors[table] > earlier.cursors[table]
+    assert (later.watermark, later.newest, later.lags) == (earlier.watermark, earlier.newest, earlier.lags)
+    assert later.watermark > 0
+
+
+def test_one_straggler_does_not_stop_the_watermark_for_its_own_lag(ramping: tuple[Model, str]) -> None:
+    model, release = ramping
+    ask_and_look(model, release)
+    found = so_far(stored(model, release), model.spec.gate)
+    at = datetime.fromtimestamp(found.newest + 1000, tz=UTC)
+    delta = Delta(9, 9, (), {}, {}, 86_400.0, at, rows=1)
+    most = 60 * found.gate.max_lag_minutes
+    assert watermark_after(found, delta) == max(found.watermark, found.newest + 1000 - most)
+    assert watermark_after(replace(found, longest_lag=86_400.0), replace(delta, lag_seconds=1.0, committed_at=at)) == (
+        max(found.watermark, found.newest + 1000 - most)
+    )
+    behind = replace(delta, lag_seconds=3600.0, lag_measured=False)
+    assert watermark_after(replace(found, watermark=0.0), behind) == found.newest + 1000 - 3600
+
+
 def test_tracers_and_refused_requests_are_no_evidence(ramping: tuple[Model, str]) -> None:
     model, release = ramping
     parts = model.parts()
@@ -289,16 +354,39 @@ def test_a_tick_has_nothing_to_finish_where_nothing_is_open(ramping: tuple[Model
     assert not next_tick(model, release)
 
 
-def test_a_long_release_is_read_from_its_snapshot_and_comes_out_the_same(ramping: tuple[Model, str]) -> None:
-    model, release = ramping
-    for _ in range(SNAPSHOT_EVERY + 2):
+def test_a_long_release_is_read_from_its_snapshot_and_comes_out_the_same(make_model: Callable[..., Model]) -> None:
+    truth = f"main.default.truth_{uuid.uuid4().hex[:8]}"
+    metrics = [
+        {"name": "slow", "kind": "slow", "margin": 0.3, "threshold_ms": 1, "segments": "substr(request_id, 1, 1)"},
+        {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3},
+        {"name": "wrong", "kind": "label", "margin": 0.3, "table": truth, "badness": "label.wrong"},
+    ]
+    model = make_model(gate={"metrics": metrics})
+    warehouse = model.parts().workspace.warehouse
+    warehouse.execute(f"CREATE TABLE {truth} (request_id STRING, wrong DOUBLE)")
+    model.champion()
+    before = model.counted(model.parts())
+    model.ask(10)
+    model.rows(before + 10)
+    model.deploy(release := model.release(), model.register("second"))
+    model.step(release)
+    seen = look(model, release)
+    while seen.ingests <= SNAPSHOT_EVERY + 2:
+        warehouse.execute(
+            f"INSERT INTO {truth} SELECT databricks_request_id, 0.5 FROM {model.spec.payload_table} "
+            f"WHERE databricks_request_id NOT IN (SELECT request_id FROM {truth})"
+        )
         seen = ask_and_look(model, release, 2)
     table = model.parts().observer.evidence
     whole, newest = table.read(release), table.read_newest(release)
-    assert {row.ingest for row in newest} == {0, SNAPSHOT_EVERY, SNAPSHOT_EVERY + 1, SNAPSHOT_EVERY + 2}
-    assert len({row.ingest for row in whole}) == SNAPSHOT_EVERY + 3
+    assert {row.ingest for row in newest} == {0, *range(SNAPSHOT_EVERY, seen.ingests + 1)}
+    assert len({row.ingest for row in whole}) == seen.ingests + 1
     assert so_far(newest, model.spec.gate) == so_far(whole, model.spec.gate)
     assert so_far(newest, model.spec.gate).state == seen.evidence
+    assert seen.evidence.metric("wrong").total().champion_n > 0
+    assert len(seen.evidence.segments("slow")) > 1
+    shuffled = sorted(whole, key=lambda row: (row.ingest, row.kind == "snapshot", row.metric[::-1], -row.bucket_start))
+    assert so_far(shuffled, model.spec.gate).digest == seen.evidence_digest
 
 
 def test_an_edit_of_the_gate_counts_from_the_next_release(ramping: tuple[Model, str]) -> None:

@@ -26,7 +26,7 @@ ROWS = (
     Logged("edge", 599.999, None, -5, entity="m/2"),
     Logged("between steps", 600),
     Logged("next step", 660, 404 - 4, None, entity="m/2", codes=("MAX_RESPONSE_SIZE_EXCEEDED",), response=None),
-    Logged("refused", 661, 429),
+    Logged("refused", 661, 429, entity=None),
     Logged("nobody", 662, 500, entity=None),
     Logged("tracer", 663, 500, entity="m/2", client=tracer_id("2")),
     Logged("last", 700, entity="m/1"),

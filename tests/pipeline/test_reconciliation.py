@@ -1,5 +1,6 @@
 """The endpoint's counters against its table: what is missing is found, and nothing is invented."""
 
+import itertools
 import json
 
 import pytest
@@ -114,3 +115,44 @@ def test_single_minutes_are_compared_one_by_one_and_never_twice() -> None:
 @pytest.mark.parametrize("text", ["", "request_count_total 3\n", 'request_count_total{a="b"} 3\n'])
 def test_a_page_without_served_models_gives_no_counters(text: str) -> None:
     assert parse_counters(text) == MetricsPage({})
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=20), st.integers(4, 50))
+def test_counters_that_lost_failures_with_a_replica_hide_none_that_come_later(
+    lost: list[tuple[int, int]], missing: int
+) -> None:
+    found, end = Reconciliation(), 0.0
+    for counted, more in lost:
+        end += 60.0
+        minute = Reading(end, 99, counted, end - 60.0)
+        found = found.read(minute).compare(minute, counted + more)
+    before = found.unlogged_errors()
+    assert before == 0, "a table that has more is no fault"
+    minute = Reading(end + 60.0, 99, missing, end)
+    assert missing - 3 <= found.read(minute).compare(minute, 0).unlogged_errors() <= missing
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=300))
+def test_every_minute_is_kept_however_many_wait(minutes: list[tuple[int, bool]]) -> None:
+    found, end, errors = Reconciliation(), 0.0, 0
+    for count, seen in minutes:
+        end += 60.0
+        if seen or end == 60.0 * len(minutes):
+            reading = Reading(end, 10 * count, count, end - 60.0)
+            assert found.has_missed(reading)
+            found = found.read(reading)
+            assert not found.has_missed(reading)
+            errors += count
+    gaps = sum(not seen for _, seen in minutes)
+    if not gaps:
+        assert len(found.waiting) <= 64
+        assert sum(each.errors for each in found.waiting) == errors
+        assert found.requests_between(0.0, end) == 10 * errors
+    for earlier, later in itertools.pairwise(found.waiting):
+        assert later.since is not None
+        assert earlier.at <= later.since, "no minute is in two readings"
+
+
+def test_a_counter_has_missed_nothing() -> None:
+    assert not Reconciliation().has_missed(None)
+    assert not readings(0, 3).has_missed(Reading(99.0, 99, 9))

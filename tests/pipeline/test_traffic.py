@@ -57,9 +57,9 @@ def test_a_plan_is_made_of_the_endpoints_own_rows(make_model: Callable[..., Mode
     metadata = power_metadata(model.parts(), model.spec, state)
     assert metadata["power_sentence"] in metadata["power_report"].value
     assert "](data:image/svg+xml," in metadata["power_report"].value
-    assert r"| hello (200) | 25 % |" in metadata["power_report"].value.replace("\\", "")
+    assert "| hello (200) | 25 % |" in metadata["power_report"].value.replace("\\", "")
     assert len(metadata["power"].value) < 1000, "Dagster shows it without being asked"
-    assert metadata["power_metrics"].records[2].data["metric"] == "hello (200)"
+    assert "hello (200)" in {record.data["metric"] for record in metadata["power_metrics"].records}
 
 
 def test_an_endpoint_without_rows_is_no_obstacle(model: Model) -> None:

@@ -90,7 +90,9 @@ def every_tick(rows: ReleaseRows, frozen: Frozen, spec: ReleaseSpec, options: Cl
             longest = max(longest, *delays)
             if distinct:
                 lags = [*lags, max(delays)][-5:]
-            trailing = longest if options.watermark_lag is None else options.watermark_lag
+            trailing = (
+                min(longest, 60 * gate.max_lag_minutes) if options.watermark_lag is None else options.watermark_lag
+            )
             watermark = max(rows.arrived[index] for index in fresh) - trailing
             state = state.add(_observations(counts, tick, step, watermark, by_name))
         moment = {"now": now, "step_started_at": starts[step], "ramp_started_at": start}

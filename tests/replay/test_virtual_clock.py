@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from release_pipeline.gate.verdict import Action
+from release_pipeline.replay_log.arrivals import Arrivals
 from release_pipeline.replay_log.frozen import freeze
 from release_pipeline.replay_log.log_table import LogTable
 from release_pipeline.replay_log.virtual_clock import ClockOptions, run
@@ -55,6 +56,7 @@ def compare(folder: Path, log: pd.DataFrame, spec: ReleaseSpec, options: ClockOp
             {"watermark_lag": 200.0},
             {"bucket_seconds": 120},
         ),
+        ("a straggler", {"lag": 90, "share": 0.4}, {}, {"max_lag_minutes": 2, "bucket_seconds": 60}),
         ("all as the second step", {"share": 0.4}, {"step": 1}, {}),
         ("rows that say nothing", {"nothing": 0.2, "share": 0.4}, {}, {}),
         ("blocks of one row", {"rate": 0.2, "share": 0.4, "rows": 3000}, {}, {"min_block_rows": 1}),
@@ -66,6 +68,18 @@ def test_a_replay_that_skips_ends_like_a_look_at_every_tick(name, log, options, 
     ends = {compare(tmp_path, make_log(seed=seed, **log), spec, clock) for seed in (1, 2)}
     assert name != "bad" or ends == {Action.ROLL_BACK}
     assert name != "all as the second step" or Action.PROMOTE in ends
+
+
+def test_one_straggler_does_not_stop_the_watermark(tmp_path):
+    log = make_log(rows=6000, share=0.4, duplicates=0, lag=10)
+    late = log["request_time"].rank() == 1600
+    log.loc[late, "arrived_at"] = log.loc[late, "request_time"] + 300
+    file = tmp_path / "log.parquet"
+    log.to_parquet(file, index=False)
+    rows = LogTable(str(file), spec_of(), {}).rows("")
+    for most, trails in ((60.0, 60.0), (3600.0, 300.0)):
+        arrivals = Arrivals.of(rows, float(rows.requested.min()), 20.0, fixed_lag=None, most_lag=most)
+        assert rows.arrived.max() - arrivals.watermark[-1] == pytest.approx(trails, abs=0.01)
 
 
 def given_ramp(log: pd.DataFrame) -> pd.DataFrame:

@@ -85,7 +85,7 @@ def look(*, challenger_bad: int, ingests: int) -> Observed:
 
 
 @pytest.mark.parametrize(
-    ("challenger_bad", "verdict", "shown"), [(0, "ADVANCE", "blue: not worse"), (30, "ROLL_BACK", "red: worse")]
+    ("challenger_bad", "verdict", "shown"), [(0, "ADVANCE", "blue: good"), (30, "ROLL_BACK", "red: harm")]
 )
 def test_a_decided_look_says_so_in_words_table_and_picture(challenger_bad: int, verdict: str, shown: str) -> None:
     observed = look(challenger_bad=challenger_bad, ingests=20)
@@ -93,7 +93,7 @@ def test_a_decided_look_says_so_in_words_table_and_picture(challenger_bad: int, 
     assert metadata["verdict"] == verdict
     assert f"evidence on {METRIC}; " in metadata["trend"].md_str
     (row,) = metadata["metrics"].records
-    assert f"{shown}, {row.data['good' if verdict == 'ADVANCE' else 'harm'][:-2]};" in metadata["trend"].md_str
+    assert f"{shown} {row.data['good' if verdict == 'ADVANCE' else 'harm'][:-2]};" in metadata["trend"].md_str
     assert row.data["challenger"] == f"{'0' if verdict == 'ADVANCE' else '75'} % of 800, at most 5.83 %"
     assert row.data["champion"] == "0.833 % of 2400"
     assert (row.data["good"][-1] == "✓", row.data["harm"][-1] == "✗") == (verdict == "ADVANCE", verdict == "ROLL_BACK")

@@ -1,0 +1,194 @@
+"""What is new in the tables of a release: each is read by itself, and one that fails takes no other with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from release_pipeline.errors import SpecError, StatementFailed, TableMissing, WorkspaceError
+from release_pipeline.rollout.evidence_fold import EvidenceSoFar
+from release_pipeline.rollout.ingest import RATE_SECONDS, TableRead
+from release_pipeline.rollout.state import ReleaseState
+from release_pipeline.spec_gate import Metric
+from release_pipeline.workspace.counting import condition
+from release_pipeline.workspace.counts import Cursor, Delta, Level, MetricPlan, Window
+from release_pipeline.workspace.inference_table import InferenceTable
+
+#: Kinds that are counted in the inference table itself.
+PAYLOAD_KINDS = ("errors", "slow", "expression")
+
+
+class Source(Protocol):
+    """A table beside the inference table whose rows judge requests: scores of judges and people, labels."""
+
+    name: str
+    metrics: tuple[Metric, ...]
+
+    def collect(self, since: datetime) -> None:
+        """Bring what the table is made of up to date, where that is this pipeline's work."""
+
+    def latest(self) -> Cursor | None:
+        """How far the table reaches; None where it does not exist."""
+
+    def version_before(self, moment: datetime) -> int:
+        """The last version that can hold nothing of a request from ``moment`` on."""
+
+    def level(
+        self, since: datetime, until: datetime, *, rate_seconds: float, entities: Sequence[str] = ()
+    ) -> list[Level]:
+        """The level of its metrics before the release."""
+
+    def changes(
+        self,
+        after_version: int,
+        latest: Cursor,
+        *,
+        first_version: int,
+        windows: Sequence[Window],
+        plans: Sequence[MetricPlan],
+    ) -> Delta:
+        """What is new in it."""
+
+
+@dataclass
+class Findings:
+    """What one look found out besides evidence.
+
+    Attributes:
+        missing: Tables that a metric of the gate needs and that do not exist.
+        unreadable: Why a table, or the SQL of a metric, of the gate cannot be read.
+        notes: The same of metrics that are only watched: told, and nothing is held for them.
+        unmapped: Rows of entities that no tracer has mapped yet.
+    """
+
+    missing: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unmapped: int = 0
+
+    def add_missing(self, table: str, metrics: Sequence[Metric]) -> None:
+        """A table of these metrics does not exist."""
+        if _decides(metrics):
+            _once(self.missing, table)
+        else:
+            _once(self.notes, f"the table {table} of {_names(metrics)} does not exist")
+
+    def add_unreadable(self, why: str, metrics: Sequence[Metric]) -> None:
+        """The values of these metrics cannot be read."""
+        _once(self.unreadable if _decides(metrics) else self.notes, why)
+
+    def add_failure(self, source: Source, error: Exception) -> None:
+        """A source failed. A failed statement may quote a row, so that only its condition is told."""
+        if isinstance(error, TableMissing):
+            self.add_missing(source.name, source.metrics)
+            return
+        why = str(error)
+        if isinstance(error, StatementFailed):
+            why = (
+                f"{source.name} of {_names(source.metrics)} cannot be read: {condition(error)}; check that it exists "
+                "and that you may read it."
+            )
+        self.add_unreadable(why, source.metrics)
+
+
+def read_payload(
+    table: InferenceTable, state: ReleaseState, found: EvidenceSoFar, latest: Cursor, seen: Findings
+) -> TableRead | None:
+    """What is new in the inference table; None where nothing is.
+
+    Raises:
+        TableUnreadable: It is in no shape that the gate can read.
+        StatementFailed: The warehouse failed, and no metric's own SQL is to blame.
+    """
+    # Evidence of an earlier version names no table.
+    after = found.cursors.get(table.name, found.cursors.get("", 0))
+    if latest.version <= after:
+        return None
+    metrics = tuple(metric for metric in found.gate.metrics if metric.kind in PAYLOAD_KINDS)
+    delta = table.changes(
+        after,
+        latest,
+        first_version=state.baseline_version + 1,
+        windows=_windows(state),
+        plans=found.plans(metric.name for metric in metrics),
+        earlier=found.reads,
+    )
+    for metric in metrics:
+        if metric.name in delta.failed:
+            seen.add_unreadable(delta.failed[metric.name], [metric])
+    return TableRead(table.name, metrics, delta)
+
+
+def read_sources(
+    sources: Sequence[Source], state: ReleaseState, found: EvidenceSoFar, seen: Findings
+) -> list[TableRead]:
+    """What is new in the tables beside it. A source that fails is told in ``seen``, and read at another look."""
+    reads = []
+    for source in sources:
+        try:
+            source.collect(state.steps[0].started_at)
+            until = source.latest()
+            if until is None:
+                seen.add_missing(source.name, source.metrics)
+            elif until.version > (after := found.cursors.get(source.name, 0)):
+                delta = source.changes(
+                    after,
+                    until,
+                    first_version=1,
+                    windows=_windows(state),
+                    plans=found.plans(metric.name for metric in source.metrics),
+                )
+                reads.append(TableRead(source.name, source.metrics, delta))
+        except (WorkspaceError, SpecError) as error:  # the guards must not go blind with it
+            seen.add_failure(source, error)
+    return reads
+
+
+def freeze_sources(
+    sources: Sequence[Source], since: datetime, until: datetime, entities: Sequence[str], seen: Findings
+) -> tuple[list[Level], dict[str, int]]:
+    """Levels of late metrics before the release, and the version that each source is read from.
+
+    A source that fails has no level, and is read from its beginning: times of requests tell what is of the release.
+    """
+    levels, cursors = list[Level](), dict[str, int]()
+    for source in sources:
+        cursors[source.name] = 0
+        try:
+            source.collect(since)
+            levels += source.level(since, until, rate_seconds=RATE_SECONDS, entities=entities)
+        except (WorkspaceError, SpecError) as error:
+            seen.add_failure(source, error)
+        try:
+            cursors[source.name] = source.version_before(until)
+        except WorkspaceError as error:
+            seen.add_failure(source, error)
+    return levels, cursors
+
+
+def unknown_rows(read: TableRead, known: frozenset[str]) -> int:
+    """Rows of a read whose entity is none of those that are known."""
+    return sum(rows for entity, rows in read.delta.entities.items() if entity not in known)
+
+
+def settled(state: ReleaseState, payload: Delta) -> bool:
+    """Whether tracers of all versions that serve came with these rows: who is unknown then is none of them."""
+    serving = {state.challenger_version, state.champion_version} - {None}
+    return serving <= set(payload.mapping.values())
+
+
+def _windows(state: ReleaseState) -> list[Window]:
+    return [Window(step.step, step.started_at, step.ended_at) for step in state.steps]
+
+
+def _decides(metrics: Sequence[Metric]) -> bool:
+    return any(metric.guards or metric.requires for metric in metrics)
+
+
+def _names(metrics: Sequence[Metric]) -> str:
+    return " and ".join(metric.name for metric in metrics)
+
+
+def _once(found: list[str], what: str) -> None:
+    if what not in found:
+        found.append(what)
