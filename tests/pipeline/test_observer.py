@@ -205,8 +205,7 @@ def test_rows_of_an_entity_that_is_neither_arms_are_outside_once_both_arms_are_k
     seen = look(model, release)
     assert (seen.signals.unmapped_rows, seen.ingests) == (0, first.ingests + 1)
     assert counts(seen) == counts(first)
-    outside = [row.detail.get("outside", 0) for row in stored(model, release) if row.kind == "ingest"]
-    assert outside[-1] == 40
+    assert [row for row in stored(model, release) if row.kind == "ingest"][-1].detail["outside"] == 40
 
 
 def test_commits_without_rows_move_neither_the_watermark_nor_the_newest_row(ramping: tuple[Model, str]) -> None:
