@@ -201,7 +201,7 @@ def _two(share: float) -> Floats:
 
 
 CELLS: Final[Mapping[str, Plan]] = {
-    "aa-plain": Plan(2_000, aa_plain, "identical versions"),
+    "aa-plain": Plan(5_000, aa_plain, "identical versions"),
     "aa-day": Plan(5_000, aa_day, "identical versions while rates and weights drift, a day"),
     "aa-week": Plan(5_000, aa_week, "the same, a week: the longest cell"),
     "margin-usual": Plan(5_000, margin_usual, "exactly at a margin of 1 point"),

@@ -85,6 +85,7 @@ def test_labels_roll_back_a_version_that_they_prove_wrong(make_model: Callable[.
     assert total.champion_n + total.challenger_n == len(labelled), "every label counts once"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["column", "permission"])
 def test_labels_that_cannot_be_read_take_no_guard_with_them(
     fault: str, make_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
@@ -117,6 +118,7 @@ def test_labels_that_cannot_be_read_take_no_guard_with_them(
     assert [row.ingest for row in rows if row.kind == "ingest"] == list(range(seen.ingests + 1))
 
 
+@pytest.mark.slow
 def test_what_is_only_watched_holds_nothing_and_is_told(make_model: Callable[..., Model]) -> None:
     truth = f"main.default.truth_{uuid.uuid4().hex[:8]}"
     label = {"name": "wrong", "kind": "label", "table": truth, "badness": "0", "margin": 0.2, "muted": True}
@@ -136,6 +138,7 @@ def test_what_is_only_watched_holds_nothing_and_is_told(make_model: Callable[...
     assert seen.verdict.action is Action.PROMOTE, seen.verdict.sentence
 
 
+@pytest.mark.slow
 def test_a_judge_advances_a_version_that_it_finds_as_good(make_model: Callable[..., Model]) -> None:
     judge = {"name": "private", "kind": "judge", "scorer": "PIIDetection", "sample": 1.0, "margin": 0.4}
     model = make_model(gate=gate(judge), ramp={"steps": [50]})
@@ -151,6 +154,7 @@ def test_a_judge_advances_a_version_that_it_finds_as_good(make_model: Callable[.
     assert "private is 0 % of" in seen.verdict.sentence
 
 
+@pytest.mark.slow
 def test_feedback_of_people_counts_for_the_version_that_answered(make_model: Callable[..., Model]) -> None:
     feedback = {"name": "helpful", "kind": "feedback", "assessment": "helpful", "margin": 0.3}
     model = make_model(gate=gate(feedback), ramp={"steps": [50]}, endpoint={"tracing": True})

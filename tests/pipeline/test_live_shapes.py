@@ -10,6 +10,7 @@ from release_pipeline.workspace.inference_table import InferenceTable
 from tests.pipeline.conftest import Model, eventually
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["legacy", "unity_ai_gateway"])
 def test_a_bad_release_is_rolled_back_on_a_table_of_another_shape(
     shape: str, make_model: Callable[..., Model], set_faults: Callable[..., requests.Response]
