@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Nearly 500 MB, so it is installed for the slower suites only; and apart, because mlflow changes where it finds pyspark.
 SPARK := tests/spark/requirements
 
-.PHONY: demo dev test test-all check lock setup clean
+.PHONY: demo dev test test-all test-faults check lock setup clean
 
 demo: setup
 	$(BIN)/release-pipeline demo
@@ -15,11 +15,15 @@ dev: setup
 	$(BIN)/release-pipeline dev
 
 test: setup
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow and not exhaustive"
 
 test-all: setup $(VENV)/spark/.installed
 	$(BIN)/pytest -n 2 -m slow --ignore tests/spark
 	PYTHONPATH=$(VENV)/spark $(BIN)/pytest -m slow tests/spark
+
+# Every fault at every call of a release, and random histories: longer than an hour.
+test-faults: setup
+	$(BIN)/pytest -n 2 -m "slow or exhaustive" tests/faults tests/histories
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -28,7 +32,7 @@ check: setup
 
 # Without an index address and for every supported Python, so that any mirror can serve it.
 lock: setup
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra notifications --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
 	$(BIN)/uv pip compile $(SPARK).in --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --upgrade -o $(SPARK).lock

@@ -1,6 +1,6 @@
 """The block rule of `release_pipeline.gate.evidence` over many releases at once, and rows that are logged late.
 
-Here a bucket of an ingest holds one array per arm with a row per release, where `EvidenceState` holds one release.
+Here a slice of an ingest holds one array per arm with a row per release, where `EvidenceState` holds one release.
 tests/gate/test_calibration.py shows that both give the same capitals.
 """
 
@@ -14,8 +14,9 @@ from benchmarks.gate_rules import LIMIT
 from benchmarks.gate_traffic import Bools, Floats, Rule
 from release_pipeline.gate.betting import LAMBDAS, log_e_value
 from release_pipeline.gate.evidence import GIVE_UP_AFTER_BUCKETS
+from release_pipeline.gate.observations import slice_seconds
 
-#: Ramp step and start of the event-time bucket, seconds.
+#: Ramp step and start of a slice or bucket of event time, seconds.
 Key = tuple[int, float]
 #: Counts of both arms, shape (2, releases, bins): the champion first.
 Arms = Floats
@@ -31,7 +32,7 @@ class _Open:
 
 
 class Blocks:
-    """Open blocks and log-capitals of one bet in many releases."""
+    """Open slices and log-capitals of one bet in many releases."""
 
     def __init__(
         self,
@@ -39,37 +40,63 @@ class Blocks:
         bet: Callable[[Floats, Floats], Floats],
         bucket: float,
         least: int,
-        waits: bool,
+        *,
+        whole: bool = False,
+        eager: bool = False,
         by_champion: bool = False,
     ) -> None:
-        """A block closes at `least` rows of both arms; if it `waits`, not before the watermark has passed its bucket.
+        """A block closes at `least` rows of both arms: those of complete slices, or of a `whole` bucket that is over.
 
-        `by_champion` is the wrong rule: it closes by the champion's rows alone.
+        `eager` is a wrong rule: it closes blocks as rows come, complete or not, and late ones make blocks of their own.
+        `by_champion` is another: it closes by the champion's rows alone.
         """
-        self._releases, self._bet, self._bucket, self._least, self._waits = releases, bet, bucket, least, waits
+        self._releases, self._bet, self._bucket, self._least = releases, bet, bucket, least
+        self._whole, self._eager, self._part = whole, eager, slice_seconds(bucket)
+        self._patience = (1 + GIVE_UP_AFTER_BUCKETS) * bucket
         self._counted = slice(0, 1) if by_champion else slice(0, 2)
         self._open: dict[Key, _Open] = {}
+        self._closed: dict[Key, Floats] = {}
         self._capitals: dict[int, Floats] = {}
+        self._before = -np.inf
 
     def ingest(self, fresh: dict[Key, Arms], watermark: float) -> None:
         """What `EvidenceState.add` does with the observations of one metric."""
         for key, arms in fresh.items():
+            bucket = self._bucket_of(key)
             block = self._open.setdefault(key, _Open(np.zeros_like(arms), np.full(self._releases, np.inf)))
-            block.opened[np.isinf(block.opened) & (arms.sum(axis=(0, 2)) > 0)] = watermark
-            block.arms += arms
-        for key in sorted(self._open):
-            (step, start), block = key, self._open[key]
-            end = start + self._bucket
-            closes = block.arms[self._counted].sum(axis=(0, 2)) >= self._least
-            if self._waits and watermark < end:
-                closes[:] = False
-            if closes.any():
-                capital = self._capitals.setdefault(step, np.zeros((self._releases, len(LAMBDAS))))
-                capital[closes] += self._bet(block.arms[0, closes], block.arms[1, closes])
-            over = closes | (watermark >= np.maximum(end, block.opened) + GIVE_UP_AFTER_BUCKETS * self._bucket)
+            until = self._closed.setdefault(bucket, np.full(self._releases, -np.inf))
+            in_time = (bucket[1] > self._before - self._patience) & (key[1] >= until)
+            taken = np.where((in_time | np.isfinite(block.opened) | self._eager)[None, :, None], arms, 0)
+            block.opened[np.isinf(block.opened) & (taken.sum(axis=(0, 2)) > 0)] = watermark
+            block.arms += taken
+        complete: dict[Key, list[Key]] = {}
+        for key in self._open:
+            bucket = self._bucket_of(key)
+            end = bucket[1] + self._bucket if self._whole else key[1] + self._part
+            if self._eager or watermark >= end:
+                complete.setdefault(bucket, []).append(key)
+        for bucket in sorted(complete):
+            self._close(bucket, [self._open[key] for key in complete[bucket]], watermark)
+        self._open = {key: block for key, block in self._open.items() if np.isfinite(block.opened).any()}
+        self._closed = {key: until for key, until in self._closed.items() if key[1] > watermark - self._patience}
+        self._before = watermark
+
+    def _close(self, bucket: Key, blocks: list[_Open], watermark: float) -> None:
+        step, start = bucket
+        arms = np.sum([block.arms for block in blocks], axis=0)
+        opened = np.min([block.opened for block in blocks], axis=0)
+        closes = arms[self._counted].sum(axis=(0, 2)) >= self._least
+        if closes.any():
+            capital = self._capitals.setdefault(step, np.zeros((self._releases, len(LAMBDAS))))
+            capital[closes] += self._bet(arms[0, closes], arms[1, closes])
+        over = closes | (watermark >= np.maximum(start, opened - self._bucket) + self._patience)
+        for block in blocks:
             block.arms[:, over], block.opened[over] = 0, np.inf
-            if np.isinf(block.opened).all():
-                del self._open[key]
+        if bucket in self._closed:
+            self._closed[bucket][over] = min(start + self._bucket, watermark // self._part * self._part)
+
+    def _bucket_of(self, key: Key) -> Key:
+        return key[0], key[1] // self._bucket * self._bucket
 
     def carried(self) -> Floats:
         """Log-capitals over all steps, shape (releases, 16)."""
@@ -97,6 +124,8 @@ class Lateness:
     rows: float = 300.0
     ingest_slots: int = 1
     """Slots from one ingest to the next, as where a table is written every few minutes."""
+    known_slots: int = 0
+    """The longest lag that is known when the release begins, in slots."""
 
     def weight(self, slot: int) -> float:
         """The challenger's true share of a slot."""
@@ -106,8 +135,11 @@ class Lateness:
         middle, reach = 0.5 * np.log(0.6 * 1.6), 0.5 * np.log(1.6 / 0.6)
         return float(min(0.95, weight * np.exp(middle + reach * np.sin(2 * np.pi * slot / self.swing_slots))))
 
-    def ingests(self, releases: int, bucket: float, seed: int) -> Iterator[tuple[dict[Key, Arms], int]]:
-        """Ingest by ingest: the fresh counts by key, and the slot that it came after."""
+    def ingests(self, releases: int, bucket: float, seed: int) -> Iterator[tuple[dict[Key, Arms], float, float]]:
+        """Ingest by ingest: the fresh counts by slice, the time of the ingest, and its watermark, in seconds.
+
+        The watermark trails by the longest time from a request to its ingest so far, as it does live.
+        """
         rng = np.random.default_rng(seed)
         slots = self.step_slots * len(self.weights)
         weight = np.array([self.weight(slot) for slot in range(slots)])
@@ -120,16 +152,21 @@ class Lateness:
             bad_rows = rng.poisson(self.rows * share * bad, (releases, slots))
             sent.append(((good_rows, delays[0]), (bad_rows, delays[1])))
         fresh: dict[Key, Arms] = {}
-        for ingest in range(slots + max(map(max, self.delays))):
+        part, oldest, longest, watermark = slice_seconds(bucket), slots, self.known_slots, -np.inf
+        for ingest in range(slots + max(map(max, self.delays)) + self.ingest_slots):
             for arm, kinds in enumerate(sent):
                 for value, (rows, delay) in enumerate(kinds):
                     slot = ingest - delay
-                    if 0 <= slot < slots:
-                        key = (slot // self.step_slots, slot * SLOT_SECONDS // bucket * bucket)
+                    if 0 <= slot < slots and rows[:, slot].any():
+                        key = (slot // self.step_slots, slot * SLOT_SECONDS // part * part)
                         fresh.setdefault(key, np.zeros((2, releases, 2)))[arm, :, value] += rows[:, slot]
+                        oldest = min(oldest, slot)
             if (ingest + 1) % self.ingest_slots == 0:
-                yield fresh, ingest
-                fresh = {}
+                if fresh:
+                    longest = max(longest, ingest + 1 - oldest)
+                    watermark = max(watermark, float(ingest + 1 - longest) * SLOT_SECONDS)
+                yield fresh, (ingest + 1) * SLOT_SECONDS, watermark
+                fresh, oldest = {}, slots
 
 
 class Watcher(Protocol):
@@ -143,15 +180,15 @@ class Watcher(Protocol):
 class BlockBet:
     """This project's rule: `Blocks` and a limit."""
 
-    def __init__(self, blocks: Blocks, *, trails: float = 0.0, by_ingest: bool = False) -> None:
-        """The watermark trails by so many seconds; `by_ingest` is the wrong key: one block for all of an ingest."""
-        self._blocks, self._trails, self._by_ingest = blocks, trails, by_ingest
+    def __init__(self, blocks: Blocks, *, by_ingest: bool = False) -> None:
+        """`by_ingest` is the wrong key: one block for all of an ingest."""
+        self._blocks, self._by_ingest = blocks, by_ingest
 
     def ingest(self, fresh: dict[Key, Arms], watermark: float) -> Bools:
         """See `Watcher`."""
         if self._by_ingest and fresh:
             fresh = {(0, 0.0): np.sum(list(fresh.values()), axis=0)}
-        self._blocks.ingest(fresh, watermark - self._trails)
+        self._blocks.ingest(fresh, watermark)
         decided: Bools = log_e_value(self._blocks.carried()) >= LIMIT
         return decided
 
@@ -164,6 +201,8 @@ class Pooled:
 
     def ingest(self, fresh: dict[Key, Arms], watermark: float) -> Bools:
         """See `Watcher`."""
+        if not fresh:
+            return np.zeros(1, dtype=bool)
         rows = np.sum(list(fresh.values()), axis=0).astype(np.int64)[:, :, None]
         return self._rule.hits(rows[0], rows[1])[:, 0]
 
@@ -173,7 +212,7 @@ def ever_decided(
 ) -> dict[str, Bools]:
     """Releases in which each watcher decided at some ingest, all on the same rows."""
     decided = {name: np.zeros(releases, dtype=bool) for name in watchers}
-    for fresh, ingest in lateness.ingests(releases, bucket, seed):
+    for fresh, _, watermark in lateness.ingests(releases, bucket, seed):
         for name, watcher in watchers.items():
-            decided[name] |= watcher.ingest(fresh, (ingest + 1) * SLOT_SECONDS)
+            decided[name] |= watcher.ingest(fresh, watermark)
     return decided

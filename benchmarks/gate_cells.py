@@ -22,6 +22,7 @@ from benchmarks.gate_rules import (
     kayenta_like,
     naive_z,
 )
+from benchmarks.gate_shipped_cells import shipped_aa, shipped_caught, shipped_equal, uneven
 from benchmarks.gate_tick import tick
 from benchmarks.gate_traffic import Floats, Traffic, always, bad, in_turn, scores, there_and_back, watch
 from release_pipeline.gate.betting import harm_increment, noninferiority_increment
@@ -217,5 +218,9 @@ CELLS: Final[Mapping[str, Plan]] = {
     "late-blocks": Plan(2_000, late_blocks, "early bad rows that are about as many as close a block"),
     "late-swing": Plan(2_000, late_swing, "errors logged early while the weight swings within a step"),
     "late-advance": Plan(2_000, advance_late, "the challenger's errors logged late"),
+    "uneven": Plan(2_000, uneven, "versions that differ in how long their answers take"),
+    "shipped-aa": Plan(2_000, shipped_aa, "identical versions, row by row through the shipped code"),
+    "shipped-caught": Plan(2_000, shipped_caught, "errors 1 -> 5 %, row by row through the shipped code"),
+    "shipped-equal": Plan(2_000, shipped_equal, "equal versions, row by row through the shipped code"),
     "tick": Plan(1, tick, "cost of a tick"),
 }

@@ -21,8 +21,9 @@ _EARLY_ERRORS: Final = ((_LATE, 0), (_LATE, 0))
 
 #: Variants of this project's rule that lack a part of it.
 _BY_INGEST: Final = "blocks keyed by ingest alone"
+_EAGER: Final = "blocks closed as rows come"
 _NO_WATERMARK: Final = "without the watermark"
-_BY_CHAMPION: Final = "blocks closed by the champion's rows"
+_BY_CHAMPION: Final = "blocks closed as rows come, by the champion's alone"
 
 
 def harm(champion: Floats, challenger: Floats) -> Floats:
@@ -35,13 +36,13 @@ def _bucket(lateness: Lateness) -> int:
     return bucket_seconds_for(_GATE, lateness.rows / SLOT_SECONDS * (1 - max(lateness.weights)))
 
 
-def _harm_bet(releases: int, bucket: float, by_ingest: bool = False) -> BlockBet:
-    return BlockBet(Blocks(releases, harm, bucket, _GATE.min_block_rows, waits=False), by_ingest=by_ingest)
+def _harm_bet(releases: int, bucket: float, *, eager: bool = False, by_ingest: bool = False) -> BlockBet:
+    return BlockBet(Blocks(releases, harm, bucket, _GATE.min_block_rows, eager=eager), by_ingest=by_ingest)
 
 
 def _compare(cell: Cell, column: str, rule: str, events: int, releases: int) -> None:
     """Note a rate; a variant of this project's rule gets a line of its own."""
-    variant = rule in (_BY_INGEST, _NO_WATERMARK, _BY_CHAMPION)
+    variant = rule in (_BY_INGEST, _EAGER, _NO_WATERMARK, _BY_CHAMPION)
     cell.compare(f"{column}: {rule}" if variant else column, OURS if variant else rule, events, releases)
 
 
@@ -51,7 +52,7 @@ def late_ramp(releases: int, seed: int) -> Cell:
     bucket = _bucket(lateness)
     watchers: dict[str, Watcher] = {
         OURS: _harm_bet(releases, bucket),
-        _BY_INGEST: _harm_bet(releases, bucket, by_ingest=True),
+        _BY_INGEST: _harm_bet(releases, bucket, eager=True, by_ingest=True),
         "naive z": Pooled(naive_z()(releases)),
         "GrowthBook-like": Pooled(growthbook_like()(releases)),
     }
@@ -101,9 +102,10 @@ def late_blocks(releases: int, seed: int) -> Cell:
         lateness = Lateness(level, level, (weight,), 2_880, ((_LATE, 0), (_LATE, 0)), 0, 20 / (1 - weight), 10)
         bet = partial(harm_increment, level=level)
         watchers: dict[str, Watcher] = {
-            OURS: BlockBet(Blocks(releases, bet, bucket, _GATE.min_block_rows, waits=False)),
+            OURS: BlockBet(Blocks(releases, bet, bucket, _GATE.min_block_rows)),
+            _EAGER: BlockBet(Blocks(releases, bet, bucket, _GATE.min_block_rows, eager=True)),
             _BY_CHAMPION: BlockBet(
-                Blocks(releases, bet, bucket, _GATE.min_block_rows // 2, waits=False, by_champion=True)
+                Blocks(releases, bet, bucket, _GATE.min_block_rows // 2, eager=True, by_champion=True)
             ),
         }
         for rule, decided in ever_decided(lateness, watchers, releases, bucket, seed).items():
@@ -117,15 +119,17 @@ def late_blocks(releases: int, seed: int) -> Cell:
 
 
 def advance_late(releases: int, seed: int) -> Cell:
-    """Exactly at a margin of 1 point for eight hours; the challenger's errors are logged 20 minutes late."""
+    """Exactly at a margin of 1 point for eight hours; the challenger's errors are logged 20 minutes late.
+
+    The release has seen such a lag before, or `settle_minutes` covers it.
+    """
     margin = 0.01
     bet = partial(noninferiority_increment, level=LEVEL, margin=margin)
-    lateness = Lateness(LEVEL, LEVEL + margin, (0.05,), 960, ((0, 0), (0, _LATE)))
+    lateness = Lateness(LEVEL, LEVEL + margin, (0.05,), 960, ((0, 0), (0, _LATE)), known_slots=_LATE + 1)
     bucket = _bucket(lateness)
-    trails = (_LATE + 1.0) * SLOT_SECONDS
     watchers: dict[str, Watcher] = {
-        OURS: BlockBet(Blocks(releases, bet, bucket, _GATE.min_block_rows, waits=True), trails=trails),
-        _NO_WATERMARK: BlockBet(Blocks(releases, bet, bucket, _GATE.min_block_rows, waits=False)),
+        OURS: BlockBet(Blocks(releases, bet, bucket, _GATE.min_block_rows, whole=True)),
+        _NO_WATERMARK: BlockBet(Blocks(releases, bet, bucket, _GATE.min_block_rows, eager=True)),
         "naive z": Pooled(naive_z(margin)(releases)),
         "GrowthBook-like": Pooled(growthbook_like(margin)(releases)),
     }

@@ -92,7 +92,7 @@ def _row(measured: Measured) -> tuple[str, ...]:
     return (
         measured.goal,
         measured.what,
-        _number(measured.value, unit) + (" us" if unit == "us" else ""),
+        _number(measured.value, unit) + (f" {unit}" if unit in ("us", "min") else ""),
         interval,
         "" if measured.mean is None else _number(measured.mean, unit),
         "" if measured.floor is None else _number(measured.floor, unit),

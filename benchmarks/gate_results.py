@@ -19,7 +19,7 @@ _Z: Final = 1.959963984540054
 class Measured:
     """One number of this project's rule, with what it has to keep.
 
-    Rates are shares of all releases. Medians and means are numbers of challenger requests.
+    Rates are shares of all releases. Medians and means are numbers of challenger requests, or minutes.
     """
 
     goal: str
@@ -65,12 +65,22 @@ class Cell:
         low, high = wilson(events, releases)
         self.measured.append(Measured(goal, cell, what, "share", events / releases, low, high, releases, at_most))
 
-    def median(self, goal: str, cell: str, what: str, firsts: Firsts, floor: float, at_most: float | None) -> None:
-        """Note the median of the challenger requests, infinite where fewer than half decided."""
+    def median(
+        self,
+        goal: str,
+        cell: str,
+        what: str,
+        firsts: Firsts,
+        floor: float | None,
+        at_most: float | None,
+        *,
+        unit: str = "requests",
+    ) -> None:
+        """Note the median of the challenger requests, or of what stands for them; infinite where under half decided."""
         low, high = median_interval(firsts.requests)
         value, mean, releases = float(np.median(firsts.requests)), float(firsts.requests.mean()), len(firsts.requests)
         self.measured.append(
-            Measured(goal, cell, what, "requests", value, low, high, releases, at_most, mean, floor)
+            Measured(goal, cell, what, unit, value, low, high, releases, at_most, mean, floor)
         )  # fmt: skip
 
     def compare(self, column: str, rule: str, events: int, releases: int) -> None:

@@ -3,7 +3,8 @@
 Run as ``python -m benchmarks.tick``. Tables of several sizes get the same number of new rows, again and again; each
 time one tick reads them (`InferenceTable.latest` and `changes`) from a real local workspace over HTTP. The goal: time
 and rows scanned are the same at every size, within a factor. The naive way selects the release's whole table into
-pandas and aggregates there. Sizes take turns, and every figure is a median over the turns.
+pandas and aggregates there. Labels and scores that come late are a part of their own, in `benchmarks.tick_late`. Sizes
+take turns, and every figure is a median over the turns.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import pandas as pd
 
 from benchmarks.figures import Figure, add_json_option, report
 from benchmarks.serving_sides import Server, client_seconds, machine_busy_seconds, start_workspace
+from benchmarks.tick_late import LateTicks, fill_late
 from benchmarks.tick_tables import START, fill, first_row_at, insert, rows_scanned, table_name
 from release_pipeline.spec_gate import Metric
 from release_pipeline.workspace.client import connect
@@ -65,12 +67,14 @@ def main() -> int:
     parser.add_argument("--new-rows", type=int, default=5000, help="rows that each tick finds new")
     parser.add_argument("--repetitions", type=int, default=9, help="ticks per size")
     parser.add_argument("--naive-at-most", type=int, default=10**6, help="largest size that is read the naive way")
+    parser.add_argument("--late-at-most", type=int, default=10**6, help="largest size with labels and scores")
     add_json_option(parser)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-tick-") as name:
         folder = Path(name)
         begin = time.perf_counter()
         fill(folder / "data", given.sizes)
+        fill_late(folder / "data", late_sizes := [size for size in given.sizes if size <= given.late_at_most])
         _say(f"tables of {', '.join(f'{size:,}' for size in given.sizes)} rows: {time.perf_counter() - begin:.0f} s")
         server, url, token = start_workspace(folder)
         try:
@@ -78,12 +82,15 @@ def main() -> int:
             bench = _Ticks(given.sizes, given.new_rows, server)
             for number in range(given.repetitions + 1):
                 bench.turn(number)
+            late = LateTicks(bench.warehouse, late_sizes, given.new_rows, bench.end, server)
+            late.passes()
+            for number in range(given.repetitions + 1):
+                late.turn(number)
             naive = [bench.naive(size) for size in given.sizes if size <= given.naive_at_most]
         finally:
             server.stop()
-        return report(
-            "tick", [*bench.figures(folder / "data"), *naive], given.json, other_work=median(bench.other_work)
-        )
+        figures = [*bench.figures(folder / "data"), *(late.figures() if late_sizes else []), *naive]
+        return report("tick", figures, given.json, other_work=median([*bench.other_work, *late.other_work]))
 
 
 class _Ticks:
@@ -92,24 +99,24 @@ class _Ticks:
     def __init__(self, sizes: list[int], new_rows: int, server: Server) -> None:
         self._new_rows = new_rows
         self._server = server
-        self._warehouse = Recorder(connect().warehouse)
+        self.warehouse = Recorder(connect().warehouse)
         self._seconds: dict[int, list[float]] = {size: [] for size in sizes}
         self._cpu: dict[int, list[float]] = {size: [] for size in sizes}
         self._statements: dict[int, list[Statements]] = {size: [] for size in sizes}
-        self._end = 0
+        self.end = 0
         self.other_work: list[float] = []
 
     def turn(self, number: int) -> None:
         """New rows and a tick for every size; the first turn warms up and does not count."""
         # Every other turn backwards, so that no size always follows the same one.
         for size in list(self._seconds)[:: -1 if number % 2 else 1]:
-            table = InferenceTable(self._warehouse, table_name(size))
+            table = InferenceTable(self.warehouse, table_name(size))
             before = table.latest()
             assert before is not None
             first = number * self._new_rows
-            self._end = first + self._new_rows
-            self._warehouse.execute(insert(table.name, first - COPIES, self._end))
-            self._warehouse.sent.clear()
+            self.end = first + self._new_rows
+            self.warehouse.execute(insert(table.name, first - COPIES, self.end))
+            self.warehouse.sent.clear()
             busy, cpu, own = machine_busy_seconds(), self._server.cpu_seconds(), client_seconds()
             begin = time.perf_counter()
             delta = self._tick(size, before.version)
@@ -119,7 +126,7 @@ class _Ticks:
                 raise RuntimeError(f"a tick over {size:,} rows counted {delta.rows} new ones, not {self._new_rows}")
             if not number:
                 continue
-            self._statements[size].append(list(self._warehouse.sent))
+            self._statements[size].append(list(self.warehouse.sent))
             self._seconds[size].append(seconds)
             self._cpu[size].append(used)
             others = machine_busy_seconds() - busy - used - (client_seconds() - own)
@@ -128,7 +135,7 @@ class _Ticks:
 
     def _tick(self, size: int, after: int) -> Delta:
         """What a tick reads, with a new table object as every tick has one."""
-        table = InferenceTable(self._warehouse, table_name(size))
+        table = InferenceTable(self.warehouse, table_name(size))
         latest = table.latest()
         assert latest is not None
         windows = [Window(0, first_row_at(size), START), Window(1, START, None)]
@@ -139,11 +146,11 @@ class _Ticks:
         columns = "databricks_request_id, request_time, status_code, execution_duration_ms, request, response"
         name, pages = table_name(size), []
         begin = time.perf_counter()
-        for page in range(-size, self._end, PAGE_ROWS):
+        for page in range(-size, self.end, PAGE_ROWS):
             start, end = (first_row_at(-number) for number in (page, page + PAGE_ROWS))
             pages.append(
                 pd.DataFrame(
-                    self._warehouse.execute(
+                    self.warehouse.execute(
                         f"SELECT {columns}, served_entity_id FROM {name} WHERE request_time >= :start AND "
                         "request_time < :end",
                         {"start": start, "end": end},

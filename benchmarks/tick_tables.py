@@ -14,8 +14,8 @@ from release_pipeline.workspace.sql.warehouse import Value, timestamp
 
 CATALOGS = ("main",)
 COMMIT_ROWS = 100_000
-START = datetime(2026, 3, 2, tzinfo=UTC)
-"""Event time of the first new row; the others go back from here."""
+START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+"""Event time of the first new row; the others go back from here. New rows are near the time of their commits."""
 MICROSECONDS_APART = 60_000
 
 

@@ -5,6 +5,7 @@ _MODELS = "/api/2.0/mlflow/unity-catalog/registered-models"
 _VERSIONS = "/api/2.0/mlflow/unity-catalog/model-versions"
 _UC = "/api/2.1/unity-catalog"
 _SQL = "/api/2.0/sql"
+_SCIM = "/api/2.0/preview/scim/v2"
 
 # Route: (call, file below tests/local_workspace, empty where no test makes the call). What stands in backticks as a
 # call is found in the test's text; other words say how the route is used.
@@ -91,6 +92,26 @@ COVERAGE: dict[str, tuple[str, str]] = {
     "GET /presigned/files{path:path}": ("follows the link of `create-download-url`", "test_files.py"),
     "GET /.well-known/databricks-config": ("`databricks-config`", "test_identity.py"),
     "GET /api/2.0/preview/scim/v2/Me": ("`current_user.me`", "test_identity.py"),
+    **{
+        f"{method} {_SCIM}/{kind}{path}": (f"`{client}.{call}`", "test_principals.py")
+        for kind, client in (("Users", "users_v2"), ("ServicePrincipals", "service_principals_v2"))
+        for method, path, call in (
+            ("GET", "", "list"),
+            ("POST", "", "create"),
+            ("GET", "/{id}", "get"),
+            ("DELETE", "/{id}", "delete"),
+        )
+    },
+    "POST /api/2.0/token-management/on-behalf-of/tokens": ("`create_obo_token`", "test_principals.py"),
+    "GET /api/2.0/permissions/warehouses/{id}": ("`warehouses.get_permissions`", "test_principals.py"),
+    "PATCH or PUT /api/2.0/permissions/warehouses/{id}": (
+        "`warehouses.update_permissions`, `warehouses.set_permissions`",
+        "test_principals.py",
+    ),
+    "GET /api/2.0/permissions/warehouses/{id}/permissionLevels": (
+        "`warehouses.get_permission_levels`",
+        "test_principals.py",
+    ),
     "GET /local/faults": ("`/local/faults`, read", "test_faults.py"),
     "PATCH /local/faults": ("`set_faults`", "test_faults.py"),
     f"GET {_UC}/catalogs": ("`catalogs.list`", "test_permissions.py"),

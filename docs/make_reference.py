@@ -159,7 +159,8 @@ def definitions() -> str:
     for asset in loaded.assets or []:
         assert isinstance(asset, dg.AssetsDefinition)
         rows.append(("asset", "/".join(asset.key.path), asset.descriptions_by_key.get(asset.key) or ""))
-        for check in asset.check_specs:
+        beside = [check for each in loaded.asset_checks or [] for check in each.check_specs]
+        for check in [*asset.check_specs, *(check for check in beside if check.asset_key == asset.key)]:
             blocking = "blocking check" if check.blocking else "check"
             rows.append((blocking, f"{check.name} on {'/'.join(check.asset_key.path)}", check.description or ""))
     for kind, found in (("job", loaded.jobs), ("sensor", loaded.sensors), ("schedule", loaded.schedules)):

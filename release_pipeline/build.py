@@ -14,9 +14,13 @@ from release_pipeline.assets import (
     registered_version,
 )
 from release_pipeline.assets.context import ModelContext
+from release_pipeline.automation.drift_check import build_drift_check, build_mend_job
+from release_pipeline.automation.drift_sensor import build_drift_sensor
 from release_pipeline.automation.gate_sensor import build_gate_sensor
 from release_pipeline.automation.jobs import build_jobs, job_name
 from release_pipeline.automation.judge import build_judge_job, build_judge_sensor, has_judges
+from release_pipeline.automation.notification_sensor import build_notification_sensor
+from release_pipeline.automation.people_jobs import build_people_jobs
 from release_pipeline.automation.promotion_schedule import build_promotion_schedule
 from release_pipeline.spec import ReleaseSpec
 
@@ -38,7 +42,8 @@ def build_release(spec: ReleaseSpec, folder: Path) -> dg.Definitions:
         canary_traffic,
         promoted_alias,
     )
-    jobs = build_jobs(model)
+    mend_job = build_mend_job(model)
+    jobs = [*build_jobs(model), mend_job]
     by_name = {job.name: job for job in jobs}
     # The sensor drives releases and starts none.
     driven = [job for job in jobs if job.name != job_name(spec.name, "release")]
@@ -46,7 +51,13 @@ def build_release(spec: ReleaseSpec, folder: Path) -> dg.Definitions:
     schedule = build_promotion_schedule(model, by_name[job_name(spec.name, "promote")])
     return dg.Definitions(
         assets=[link.build(model) for link in chain],
-        jobs=[*jobs, *judges],
-        sensors=[build_gate_sensor(model, driven), *(build_judge_sensor(model, job) for job in judges)],
+        asset_checks=[build_drift_check(model)],
+        jobs=[*jobs, *judges, *build_people_jobs(model)],
+        sensors=[
+            build_gate_sensor(model, driven),
+            build_drift_sensor(model, mend_job),
+            *(build_judge_sensor(model, job) for job in judges),
+            *([build_notification_sensor(model)] if spec.notifications.addresses_variable else []),
+        ],
         schedules=[schedule] if schedule else [],
     )

@@ -11,7 +11,11 @@ from typing import Any
 import click
 
 from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError
+from release_pipeline.operate.history_command import history
+from release_pipeline.operate.pause_commands import pause, unpause
+from release_pipeline.operate.release_commands import approve, promote, rollback, withdraw
 from release_pipeline.power_command import power
+from release_pipeline.preflight_command import preflight
 from release_pipeline.replay_log.command import replay
 
 DATA = ".data"
@@ -207,6 +211,9 @@ def start(model: str, source: str, config: str, force: bool, dagster_url: str) -
 
 main.add_command(replay)
 main.add_command(power)
+for operator in (history, rollback, promote, approve, withdraw, pause, unpause):
+    main.add_command(operator)
+main.add_command(preflight)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,20 @@
     │   ├── WorkspaceUnreachable   nothing answers at the workspace's address
     │   ├── NotConfigured          no host, credentials or warehouse is configured
     │   ├── StatementFailed        the SQL warehouse refused or failed a statement
-    │   │   └── TableMissing       a table that was read does not exist
+    │   │   ├── TableMissing       a table that was read does not exist
+    │   │   └── OutOfTime          a statement was not done in time
     │   ├── TableUnreadable        a table lacks the columns that tell what the gate needs
     │   ├── EndpointError          a serving endpoint refused or failed an operation
     │   │   ├── UpdateInProgress   the endpoint is busy with another update
     │   │   └── UpdateFailed       the new configuration did not become ready
-    │   └── RegistryError          the model registry refused an operation
+    │   ├── RegistryError          the model registry refused an operation
+    │   └── Unanswered             the workspace does not say what somebody may do
     └── ReleaseError               a release cannot go on
         ├── ModelInvalid           the model cannot be logged, loaded or used
         ├── Quarantined            the same code, config and requirements were rejected before
         ├── NotVerified            a read-back differs from what was written
         ├── Superseded             the state is no longer the one that was decided on
+        ├── Queued                 the release waits for the end of another
         └── NotAllowed             the gate, or the ledger, does not allow the action
 
 Messages are one sentence or two: what is wrong, where, and what to do.
@@ -61,6 +64,10 @@ class TableMissing(StatementFailed):
     """A table that was read does not exist."""
 
 
+class OutOfTime(StatementFailed):
+    """The SQL warehouse did not finish a statement in time."""
+
+
 class TableUnreadable(WorkspaceError):
     """A table lacks the columns that tell what the gate needs."""
 
@@ -81,6 +88,10 @@ class RegistryError(WorkspaceError):
     """The model registry refused an operation."""
 
 
+class Unanswered(WorkspaceError):
+    """The workspace does not say what somebody may do, or whether something exists."""
+
+
 class ReleaseError(ReleasePipelineError):
     """A release cannot go on."""
 
@@ -99,6 +110,10 @@ class NotVerified(ReleaseError):
 
 class Superseded(ReleaseError):
     """The state is no longer the one that was decided on."""
+
+
+class Queued(ReleaseError):
+    """The release waits for the end of another one of the same model."""
 
 
 class NotAllowed(ReleaseError):

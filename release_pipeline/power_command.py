@@ -13,7 +13,7 @@ import click
 from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError
 
 if TYPE_CHECKING:
-    from release_pipeline.gate.power_plan import Traffic
+    from release_pipeline.gate.power_plan import Plan, Traffic
     from release_pipeline.spec import ReleaseSpec
 
 _SECONDS: Final[Mapping[str, int]] = {"s": 1, "min": 60, "h": 3600, "day": 86_400}
@@ -94,7 +94,17 @@ def power(
     if plot is not None and plot.suffix != ".svg":
         raise click.BadParameter(f"{plot} must end in .svg; the plot is written as SVG.", param_hint="--plot")
     try:
-        _power(defs_yaml, rate, days, levels, rows, segments, lag_minutes, as_json, plot)
+        from release_pipeline.gate.planner import adjusted, plan, usual_traffic
+        from release_pipeline.spec_file import read_spec
+
+        spec = read_spec(defs_yaml)
+        _known(spec, levels, rows, segments)
+        if rate is not None:
+            traffic = usual_traffic(spec.gate, rate, {name: int(count) for name, count in segments.items()})
+        else:
+            traffic = _measured(spec, days or 0.0)
+        lag = None if lag_minutes is None else 60 * lag_minutes
+        _show(plan(spec, adjusted(traffic, levels=levels, rows=rows, lag_seconds=lag)), as_json, plot)
     except ReleasePipelineError as error:
         click.echo(f"release-pipeline: {error}", err=True)
         sys.exit(2 if isinstance(error, (SpecError, NotConfigured)) else 1)
@@ -125,28 +135,8 @@ def _measured(spec: "ReleaseSpec", days: float) -> "Traffic":
     )
 
 
-def _power(
-    file: Path,
-    rate: float | None,
-    days: float | None,
-    levels: dict[str, float],
-    rows: dict[str, float],
-    segments: dict[str, float],
-    lag_minutes: float | None,
-    as_json: bool,
-    plot: Path | None,
-) -> None:
-    from release_pipeline.gate.planner import adjusted, plan, usual_traffic
-    from release_pipeline.spec_file import read_spec
-
-    spec = read_spec(file)
-    _known(spec, levels, rows, segments)
-    if rate is not None:
-        traffic = usual_traffic(spec.gate, rate, {name: int(count) for name, count in segments.items()})
-    else:
-        traffic = _measured(spec, days or 0.0)
-    lag = None if lag_minutes is None else 60 * lag_minutes
-    planned = plan(spec, adjusted(traffic, levels=levels, rows=rows, lag_seconds=lag))
+def _show(planned: "Plan", as_json: bool, plot: Path | None) -> None:
+    """Print the plan, and write its plot."""
     if plot is not None:
         from release_pipeline.report.power_plot import power_plot
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from release_pipeline.errors import SpecError
-from release_pipeline.spec_cron import can_fire
 from release_pipeline.spec_gate import IDENTIFIER, GatePart, Strict
+from release_pipeline.spec_notifications import NotificationsPart
+from release_pipeline.spec_rollout import AutomationPart, PromotionPart, RampPart
 from release_pipeline.spec_sentences import SECRET_WORD, sentence
 
 _ENDPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -144,80 +145,6 @@ class EndpointPart(Strict):
         return value
 
 
-class RampPart(Strict):
-    """The steps of challenger traffic."""
-
-    steps: tuple[int, ...] = Field(default=(5, 25, 50), description="Challenger traffic per step, percent, rising.")
-    min_step_seconds: int = Field(default=600, ge=0, description="Shortest time on one step, seconds.")
-    deadline_hours: float = Field(
-        default=168, gt=0, description="After this a person is called; nothing is shipped by a deadline."
-    )
-
-    @field_validator("steps")
-    @classmethod
-    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value:
-            raise ValueError("needs at least one step, such as [5, 25, 50]")
-        if any(step < 1 or step > 99 for step in value):
-            raise ValueError("each step must be from 1 to 99 percent; promotion itself sets 100")
-        if list(value) != sorted(set(value)):
-            raise ValueError("steps must rise, such as [5, 25, 50]")
-        return value
-
-
-class PromotionPart(Strict):
-    """What happens when the last step has passed."""
-
-    alias: str = Field(default="champion", description="Alias that names the live version.")
-    automatic: bool = Field(default=False, description="Let the gate sensor promote as soon as the gate has passed.")
-    schedule: str | None = Field(default=None, description="Cron expression at which what has passed is promoted.")
-    timezone: str = Field(default="UTC", description="IANA time zone of the schedule.")
-    bake_seconds: int = Field(default=86_400, ge=0, description="How long the old champion stays at 0 % afterwards.")
-
-    @field_validator("alias")
-    @classmethod
-    def _alias(cls, value: str) -> str:
-        if not IDENTIFIER.fullmatch(value) or value == "challenger":
-            raise ValueError("must be letters, digits and underscores, and not `challenger`")
-        return value
-
-    @field_validator("timezone")
-    @classmethod
-    def _timezone(cls, value: str) -> str:
-        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError("is not an IANA time zone, such as Europe/Berlin") from error
-        return value
-
-    @field_validator("schedule")
-    @classmethod
-    def _cron(cls, value: str | None) -> str | None:
-        if value is not None and not can_fire(value):
-            raise ValueError("must be a cron expression of five fields, such as 0 9 * * 1-5")
-        return value
-
-
-class AutomationPart(Strict):
-    """What runs by itself."""
-
-    gate_sensor: Literal["on", "off"] = Field(
-        default="off", description="Whether the gate sensor runs when the code location is first loaded."
-    )
-    tick_seconds: int = Field(default=30, ge=1, le=3600, description="Shortest time between two ticks of the gate.")
-    promotion_schedule: Literal["on", "off"] = Field(
-        default="off", description="Whether the promotion schedule runs when the code location is first loaded."
-    )
-
-    @field_validator("gate_sensor", "promotion_schedule", mode="before")
-    @classmethod
-    def _yaml_booleans(cls, value: Any) -> Any:
-        # YAML 1.1 reads a bare `on` or `off` as a boolean.
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-
-
 class ReleaseSpec(Strict):
     """Everything that is said about the releases of one model."""
 
@@ -230,6 +157,7 @@ class ReleaseSpec(Strict):
     gate: GatePart = Field(default=GatePart(), description="What decides.")
     promotion: PromotionPart = Field(default=PromotionPart(), description="After the last step.")
     automation: AutomationPart = Field(default=AutomationPart(), description="What runs by itself.")
+    notifications: NotificationsPart = Field(default=NotificationsPart(), description="Who is told what.")
 
     @field_validator("name")
     @classmethod

@@ -35,6 +35,10 @@ REQUIRED_OF_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "label": ("table", "badness"),
     "expression": ("badness",),
 }
+#: Minutes after which nearly all values of a kind are there; others come with the row.
+SETTLE_MINUTES: Final[Mapping[str, float]] = {"feedback": 60, "judge": 10}
+#: Values of requests that are older than an hour are looked for once an hour.
+_SWEPT_MINUTES: Final = 60
 #: Value bins of metrics that are more than good or bad: 0, 0.05, ..., 1.
 SCORE_BINS: Final = 21
 
@@ -117,6 +121,15 @@ class Metric(Strict):
         "be judged), over the columns of the payload and, for `label`, of the table as `label.<column>`.",
     )
 
+    settle_minutes: float | None = Field(
+        default=None,
+        ge=0,
+        le=90 * 1440,
+        description="Minutes after a request by which nearly every value of the metric is there, the bad ones too; "
+        "younger requests are not bet on. None means 60 for `feedback`, 10 for `judge`, and 0 for what comes with the "
+        "row; a `label` that decides must say it.",
+    )
+
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
@@ -170,6 +183,12 @@ class Metric(Strict):
         for field in REQUIRED_OF_KINDS.get(self.kind, ()):
             if getattr(self, field) is None:
                 raise ValueError(f"kind `{self.kind}` needs {field}; add it")
+        if self.kind == "label" and self.settle_minutes is None and (self.guards or self.requires):
+            raise ValueError(
+                "kind `label` needs settle_minutes, the minutes after a request by which nearly every label is there, "
+                "such as 1440 for a day; where good labels come sooner than bad ones, younger requests make a bad "
+                "version look good"
+            )
         if self.worst == self.best:
             raise ValueError("worst and best are the same number; they must differ, such as worst: 1 and best: 5")
         if self.alpha_share is not None and not self.guard:
@@ -187,6 +206,14 @@ class Metric(Strict):
     def requires(self) -> bool:
         """Whether the metric must be shown before a step advances: required, and not muted."""
         return self.required and not self.muted
+
+    @property
+    def settle_seconds(self) -> float:
+        """Age from which a request's value counts: all that were in time have been read by then."""
+        minutes = SETTLE_MINUTES.get(self.kind, 0.0) if self.settle_minutes is None else self.settle_minutes
+        if self.kind in ("feedback", "label") and minutes > _SWEPT_MINUTES:
+            minutes += _SWEPT_MINUTES
+        return 60 * minutes
 
     @property
     def bins(self) -> int:

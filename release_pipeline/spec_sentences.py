@@ -14,7 +14,7 @@ def sentence(problem: dict[str, Any]) -> str:
         return f"field `{where}` is missing; add it."
     if kind == "extra_forbidden":
         return f"field `{where}` is not known; see docs/reference.md for the fields, or remove it."
-    hidden = SECRET_WORD.search(where) or where.startswith("endpoint.environment")
+    hidden = SECRET_WORD.search(where) or where.startswith(("endpoint.environment", "notifications.addresses"))
     value = "" if hidden else f" (value: {problem.get('input')!r:.80})"
     if kind != "value_error":  # pydantic's own words; ours may begin with the name of a variable
         message = (message[0].lower() + message[1:]).removeprefix("input ")

@@ -21,8 +21,20 @@ _START_SECONDS = 90
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lets pass the warnings that mlflow raises about its own code; every other warning fails its test."""
+    """Lets pass what mlflow and apprise raise about their own code; every other warning fails its test."""
     config.addinivalue_line("filterwarnings", "ignore:.*Any type hint is inferred as AnyType:UserWarning")
+    config.addinivalue_line("filterwarnings", "ignore:'imghdr' is deprecated:DeprecationWarning")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says how many injected faults the releases survived, where any were injected."""
+    from tests.faults.report import points_of, summary
+
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    ended = [report for report in reports if getattr(report, "when", "") == "call"]
+    properties = [each for report in ended for each in report.user_properties]
+    if points := points_of(properties):
+        terminalreporter.write_line(summary(points))
 
 
 def free_port() -> int:

@@ -1,20 +1,19 @@
 """The sixth link: the challenger's traffic. The release job takes the first step; the gate's runs take the others."""
 
-from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
-from release_pipeline.assets.context import ModelContext, failure
+from release_pipeline.assets.context import ModelContext, failed_run
 from release_pipeline.assets.deployed_endpoint import prove_challenger, send_tracers
 from release_pipeline.errors import NotAllowed, ReleasePipelineError
 from release_pipeline.gate.verdict import Action as GateAction
-from release_pipeline.gate.verdict import GoReason, HoldReason
+from release_pipeline.gate.verdict import HoldReason
 from release_pipeline.report.metadata import canary_metadata, plotted
 from release_pipeline.rollout.ledger import Action
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.parts import Parts
-from release_pipeline.rollout.state import ReleaseState, Stage
+from release_pipeline.rollout.state import Stage
 from release_pipeline.spec import ReleaseSpec
 
 CHECK = "gate"
@@ -50,18 +49,17 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             # on the ramp freezes the levels of late metrics, which may take longer than a tick of the sensor.
             same = parts.rollout.state(release) == before.release
             after = look(parts, release, ingest=same or not before.release.steps)
-            if after.release.stage is Stage.RAMPING and (
+            if after.release.stage in (Stage.RAMPING, Stage.PROMOTED) and (
                 after.release.step != before.release.step or after.verdict.reason == HoldReason.MAPPING_UNKNOWN
             ):
                 send_tracers(parts, spec, after.release)
         except ReleasePipelineError as error:
-            raise failure(error) from error
-        seen = _as_taken(before, after.release)
-        context.log.info(seen.verdict.sentence)
+            raise failed_run(context, error) from error
+        context.log.info(before.verdict.sentence)
         url = f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"
         return dg.MaterializeResult(
-            metadata=canary_metadata(seen, endpoint_url=url, now=after.release),
-            check_results=[dg.AssetCheckResult(check_name=CHECK, **check_fields(seen))],
+            metadata=canary_metadata(before, endpoint_url=url, now=after.release),
+            check_results=[dg.AssetCheckResult(check_name=CHECK, **check_fields(before))],
         )
 
     return canary_traffic
@@ -82,7 +80,7 @@ def look(parts: Parts, release: str, *, ingest: bool = False) -> Observed:
 def take_step(parts: Parts, spec: ReleaseSpec, release: str) -> Observed:
     """Finish what is open, or take the next step where the gate allows it; returns what was seen before.
 
-    The first step needs no evidence. Nothing happens where the gate holds: a release without a champion stays as it is.
+    The first step needs no evidence. Nothing happens where the verdict is to hold.
     """
     observed = look(parts, release, ingest=True)
     state = observed.release
@@ -91,12 +89,14 @@ def take_step(parts: Parts, spec: ReleaseSpec, release: str) -> Observed:
         if state.open_intent.action in (Action.DEPLOY, Action.SET_TRAFFIC):
             parts.rollout.resume(release)
         return observed
+    if observed.verdict.action is not GateAction.ADVANCE:
+        return observed
     if state.stage is Stage.DEPLOYED:
         prove_challenger(parts, spec, state)  # the run that deployed it may have died before it did
         parts.rollout.set_traffic(
-            release, step=0, expected_config=config, evidence_digest="", reason="the first step of the ramp"
+            release, step=0, expected_config=config, evidence_digest="", reason=observed.verdict.sentence
         )
-    elif state.stage is Stage.RAMPING and observed.verdict.action is GateAction.ADVANCE:
+    elif state.stage is Stage.RAMPING:
         parts.rollout.set_traffic(
             release,
             step=state.step + 1,
@@ -105,15 +105,6 @@ def take_step(parts: Parts, spec: ReleaseSpec, release: str) -> Observed:
             reason=observed.verdict.sentence,
         )
     return observed
-
-
-def _as_taken(before: Observed, now: ReleaseState) -> Observed:
-    """What a run acted on. The first step needs no evidence, and the gate, which saw none, must not seem to hold it."""
-    if before.release.steps or not now.steps:
-        return before
-    sentence = f"First step: {now.traffic_percent} % of the traffic goes to version {now.challenger_version}."
-    verdict = replace(before.verdict, action=GateAction.ADVANCE, reason=GoReason.FIRST_STEP, sentence=sentence)
-    return replace(before, verdict=verdict)
 
 
 def check_fields(observed: Observed) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import dagster as dg
 
+from release_pipeline.errors import NotAllowed, Superseded
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.spec import ReleaseSpec
 
+#: On a run that the gate, or the ledger, did not allow to act.
+REFUSED_TAG = "release_pipeline/refused"
 CHAIN = (
     "logged_model",
     "evaluation",
@@ -38,6 +41,13 @@ class ModelContext:
     def parts(self, context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Parts:
         """The workspace as this run sees it; the ledger records the run as the actor."""
         return connect_parts(self.spec, actor=f"run:{context.run.run_id}", progress=context.log.info)
+
+
+def failed_run(context: dg.AssetExecutionContext, error: Exception) -> dg.Failure:
+    """The same as :func:`failure`; a run that was refused is tagged, because it has not failed at anything."""
+    if isinstance(error, NotAllowed | Superseded):
+        context.instance.add_run_tags(context.run.run_id, {REFUSED_TAG: "true"})
+    return failure(error)
 
 
 def failure(error: Exception) -> dg.Failure:

@@ -1,13 +1,16 @@
 """The fifth link: the challenger beside the champion at 0 %, ready, logged and mapped by tracers."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.errors import EndpointError, ReleaseError, ReleasePipelineError, first_sentence
+from release_pipeline.errors import EndpointError, Queued, ReleaseError, ReleasePipelineError, first_sentence
+from release_pipeline.report.preflight_table import preflight_metadata
 from release_pipeline.rollout.parts import Parts
-from release_pipeline.rollout.state import ReleaseState
+from release_pipeline.rollout.preflight import preflight
+from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.endpoint import ServedEntity
 from release_pipeline.workspace.tracer import send_tracer
@@ -27,9 +30,10 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         group_name=spec.name,
         kinds={"databricks"},
         pool=f"endpoint_{spec.endpoint_name}",
+        output_required=False,  # a release that waits in the queue is not deployed, and nothing after it runs
         description=f"The version on endpoint {spec.endpoint_name}, without traffic beside a champion.",
     )
-    def deployed_endpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def deployed_endpoint(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         from release_pipeline.workspace.tracking import need_run
 
         release = context.partition_key
@@ -40,14 +44,27 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                 raise ReleaseError(
                     f"release {release} has no registered version; materialise registered_version first."
                 )
+            checked = preflight(parts, spec, release)
+            if checked is not None:
+                if checked.failed:
+                    raise dg.Failure(
+                        description=str(checked), metadata=preflight_metadata(checked), allow_retries=False
+                    )
+                context.log.info(str(checked))
             latest = parts.payload.latest()
             entity = served_entity(spec, run.version, run.experiment_id)
+            before = parts.rollout.state(release)
             state = parts.rollout.deploy(release, run.version, entity, table_version=latest.version if latest else 0)
-            traced = prove_challenger(parts, spec, state)
+            # Once it has users, an example that is not answered is for the gate to see.
+            untried = before is None or before.stage in (Stage.STARTING, Stage.DEPLOYED, Stage.FAILED)
+            traced = prove_challenger(parts, spec, state) if untried else send_tracers(parts, spec, state)
+        except Queued as queued:
+            context.log.info(str(queued))
+            return
         except ReleasePipelineError as error:
             raise failure(error) from error
         host = parts.workspace.host
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 "endpoint": dg.MetadataValue.url(f"{host}/ml/endpoints/{spec.endpoint_name}"),
                 "query_url": parts.endpoint.query_url,
@@ -57,6 +74,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                 "traffic_percent": state.traffic_percent,
                 "inference_table": spec.payload_table,
                 "tracers": traced,
+                **preflight_metadata(checked),
                 **power_metadata(parts, spec, state),
             }
         )

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from release_pipeline.assets.canary_traffic import look
-from release_pipeline.assets.context import ModelContext, failure
+from release_pipeline.assets.context import ModelContext, failed_run
 from release_pipeline.errors import NotAllowed, ReleasePipelineError
 from release_pipeline.gate.verdict import Action as GateAction
 from release_pipeline.report.metadata import promotion_metadata
@@ -35,7 +35,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             # Read back, not taken for granted: an older release may be materialised again by hand.
             live = parts.registry.version_of_alias(spec.promotion.alias)
         except ReleasePipelineError as error:
-            raise failure(error) from error
+            raise failed_run(context, error) from error
         return dg.MaterializeResult(
             metadata=promotion_metadata(
                 observed,
@@ -70,5 +70,6 @@ def promote(parts: Parts, release: str) -> Observed:
         expected_config=observed.endpoint.config_version if observed.endpoint else 0,
         evidence_digest=observed.evidence_digest,
         reason=observed.verdict.sentence,
+        approved_by=observed.approved_by,
     )
     return observed

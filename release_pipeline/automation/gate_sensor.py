@@ -1,20 +1,24 @@
 """The gate sensor: each tick observes, decides, and requests at most one run, which does the act."""
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
-from release_pipeline.assets.context import ModelContext
+from release_pipeline.assets.context import REFUSED_TAG, ModelContext
 from release_pipeline.automation.jobs import ACTION_TAG, job_name
-from release_pipeline.automation.next_run import NextRun, next_run, resume_run, run_config
+from release_pipeline.automation.next_run import NextRun, given_up, next_run, resume_run, run_config
 from release_pipeline.errors import ReleasePipelineError, StatementFailed
 from release_pipeline.gate.verdict import HoldReason
 from release_pipeline.report.metadata import canary_metadata
+from release_pipeline.rollout.ledger import Action, Entry
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.parts import Parts, connect_parts
-from release_pipeline.rollout.state import ReleaseState, Stage, current_release
+from release_pipeline.rollout.state import ReleaseState, Stage, current_release, paused, queued
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.sql.warehouse import within
 
 PARTITION_TAG = "dagster/partition"
 UNFINISHED = [
@@ -24,8 +28,12 @@ UNFINISHED = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
+#: All statements of one tick take no longer than this together: Dagster stops a tick after 60 s.
+SQL_SECONDS = 50.0
 MOST_BACK_OFF_SECONDS = 600.0
 MOST_ROLLBACK_BACK_OFF_SECONDS = 30.0
+# Runs of one action that are looked at, to count the failed ones.
+MOST_LOOKED_AT = 1000
 # Dagster's name for the job behind "Materialize".
 ANY_ASSETS_JOB = "__ASSET_JOB"
 
@@ -46,7 +54,8 @@ def build_gate_sensor(model: ModelContext, jobs: list[dg.JobDefinition]) -> dg.S
     def gate(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
             parts = connect_parts(spec, actor=f"sensor:{spec.name}_gate", progress=context.log.info)
-            return _tick(context, model, parts)
+            with within(SQL_SECONDS):
+                return _tick(context, model, parts)
         except StatementFailed as error:
             return dg.SensorResult(skip_reason=f"{HoldReason.WAREHOUSE_BUSY}: {error}", cursor=context.cursor)
         except ReleasePipelineError as error:
@@ -58,21 +67,18 @@ def build_gate_sensor(model: ModelContext, jobs: list[dg.JobDefinition]) -> dg.S
 def _tick(context: dg.SensorEvaluationContext, model: ModelContext, parts: Parts) -> dg.SensorResult:
     entries = parts.ledger.read()
     state = current_release(entries)
-    if state is None:
-        return dg.SensorResult(skip_reason=f"no release of {model.spec.name} yet; start one", cursor=context.cursor)
-    if not state.active:
-        return dg.SensorResult(
-            skip_reason=f"no release under way; the last, {state.release}, is {state.stage.replace('_', ' ')}",
-            cursor=context.cursor,
-        )
+    if state is None or not state.active:
+        return _idle(context, model, parts, entries, state)
     observed: Observed | None = None
     if state.open_intent is not None:
         wanted: NextRun | None = resume_run(state.open_intent)
         sentence = f"finishing {state.open_intent.action}, which {state.open_intent.actor} began"
     else:
-        if state.stage is Stage.RAMPING:
+        if state.stage in (Stage.DEPLOYED, Stage.RAMPING, Stage.PROMOTED):
             observed = parts.observer.look(state.release, entries=entries)
         verdict = observed.verdict if observed else None
+        if observed and verdict and verdict.reason == HoldReason.FROZEN and state.frozen is None:
+            parts.events.freeze(state.release, observed.judged.sentence, observed.evidence_digest)
         wanted, sentence = next_run(state, verdict, model.spec, datetime.now(UTC))
     events, cursor = _observation(model, parts, observed, context.cursor)
     if wanted is None:
@@ -81,11 +87,49 @@ def _tick(context: dg.SensorEvaluationContext, model: ModelContext, parts: Parts
     if busy is not None:
         waiting = f"waiting for run {busy.run_id[:8]} ({busy.job_name}) of release {state.release}: {sentence}"
         return dg.SensorResult(skip_reason=waiting, asset_events=events, cursor=cursor)
-    request = _request(context.instance, model.spec.name, state, wanted)
+    if hopeless := _hopeless(context.instance, model.spec, state, wanted):
+        wanted = _give_up(parts, model.spec, state, hopeless)
+        if wanted is None:
+            return dg.SensorResult(skip_reason=hopeless, asset_events=events, cursor=cursor)
+        sentence = hopeless
+    request = _request(context.instance, model.spec, state, wanted, observed.evidence_digest if observed else "")
     if isinstance(request, str):
         return dg.SensorResult(skip_reason=f"{sentence} {request}", asset_events=events, cursor=cursor)
     context.log.info(sentence)
     return dg.SensorResult(run_requests=[request], asset_events=events, cursor=cursor)
+
+
+def _idle(
+    context: dg.SensorEvaluationContext,
+    model: ModelContext,
+    parts: Parts,
+    entries: Sequence[Entry],
+    last: ReleaseState | None,
+) -> dg.SensorResult:
+    """Nothing is under way: the release that has waited longest in the queue begins."""
+    name, waiting = model.spec.name, queued(entries)
+    if not waiting:
+        sentence = f"no release of {name} yet; start one"
+        if last is not None:
+            sentence = f"no release under way; the last, {last.release}, is {last.stage.replace('_', ' ')}"
+        return dg.SensorResult(skip_reason=sentence, cursor=context.cursor)
+    release, pause = waiting[0], paused(entries)
+    if pause is not None:
+        sentence = f"{HoldReason.PAUSED}: release {release} waits in the queue; paused by {pause.actor}: {pause.reason}"
+        return dg.SensorResult(skip_reason=sentence, cursor=context.cursor)
+    job = job_name(name, "deploy")
+    queued_at = max(entry.at for entry in entries if entry.release == release and entry.action is Action.QUEUE)
+    failed = _failures(context.instance, job, release, "deploy", queued_at)
+    if len(failed) >= model.spec.automation.most_attempts:  # those behind it wait
+        reason = _too_often("deploy", model.spec, failed)
+        parts.events.withdraw(release, reason)
+        return dg.SensorResult(skip_reason=f"release {release} leaves the queue: {reason}", cursor=context.cursor)
+    busy = context.instance.get_runs(RunsFilter(tags={PARTITION_TAG: release}, statuses=UNFINISHED), limit=1)
+    request: dg.RunRequest | str = f"waits for run {busy[0].run_id[:8]}" if busy else ""
+    request = request or _asked(context.instance, job, release, "deploy", entries[-1].sequence, MOST_BACK_OFF_SECONDS)
+    if isinstance(request, str):
+        return dg.SensorResult(skip_reason=f"release {release} is next in the queue {request}", cursor=context.cursor)
+    return dg.SensorResult(run_requests=[request], cursor=context.cursor)
 
 
 def _in_the_way(
@@ -116,25 +160,80 @@ def _observation(
     return [observation], observed.evidence_digest
 
 
-def _request(instance: DagsterInstance, model_name: str, state: ReleaseState, wanted: NextRun) -> dg.RunRequest | str:
+def _hopeless(instance: DagsterInstance, spec: ReleaseSpec, state: ReleaseState, wanted: NextRun) -> str:
+    """Why what is wanted is not tried any more; empty where it is, as a rollback is for ever.
+
+    Only runs since the release last moved count, and not those that the gate or the ledger refused.
+    """
+    ramp = state.stage in (Stage.STARTING, Stage.DEPLOYED, Stage.RAMPING) and wanted.action != "send_tracers"
+    closing = state.open_intent is not None and state.open_intent.action in (Action.RETIRE, Action.MEND)
+    if not closing and not (ramp and wanted.job in ("canary_step", "promote")):
+        return ""
+    failed = _failures(instance, job_name(spec.name, wanted.job), state.release, wanted.action, state.last_at)
+    return (
+        f"{_too_often(wanted.action, spec, failed)}: {wanted.reason}"
+        if (len(failed) >= spec.automation.most_attempts)
+        else ""
+    )
+
+
+def _give_up(parts: Parts, spec: ReleaseSpec, state: ReleaseState, reason: str) -> NextRun | None:
+    """What follows instead: a rollback, or nothing where the release stays as it is and a person has to look."""
+    if state.open_intent is not None and state.open_intent.action in (Action.RETIRE, Action.MEND):
+        parts.rollout.give_up(state.release, reason=reason)
+        return None
+    if spec.ramp.on_harm == "freeze":
+        parts.events.freeze(state.release, reason, "")
+        return None
+    return given_up(reason)
+
+
+def _failures(
+    instance: DagsterInstance, job: str, release: str, action: str, since: datetime | None
+) -> list[dg.DagsterRun]:
+    """Failed runs of one action, newest first, without those that were refused."""
+    filters = RunsFilter(
+        job_name=job,
+        tags={PARTITION_TAG: release, ACTION_TAG: action},
+        statuses=[DagsterRunStatus.FAILURE],
+        created_after=since,
+    )
+    return [run for run in instance.get_runs(filters, limit=MOST_LOOKED_AT) if REFUSED_TAG not in run.tags]
+
+
+def _too_often(action: str, spec: ReleaseSpec, failed: Sequence[dg.DagsterRun]) -> str:
+    most = spec.automation.most_attempts
+    return (
+        f"{action} failed {most} times (automation.most_attempts), last in run {failed[0].run_id[:8]}" if failed else ""
+    )
+
+
+def _request(
+    instance: DagsterInstance, spec: ReleaseSpec, state: ReleaseState, wanted: NextRun, evidence_digest: str
+) -> dg.RunRequest | str:
     """The run to request, or a sentence that says how long the same one is not tried again."""
-    tags = {ACTION_TAG: wanted.action}
-    job = job_name(model_name, wanted.job)
-    filters = RunsFilter(job_name=job, tags={PARTITION_TAG: state.release, **tags})
+    job = job_name(spec.name, wanted.job)
     most = MOST_ROLLBACK_BACK_OFF_SECONDS if wanted.job == "rollback" else MOST_BACK_OFF_SECONDS
+    asked = _asked(instance, job, state.release, wanted.action, state.last_sequence, most)
+    config = run_config(wanted, spec.name, evidence_digest)
+    return asked if isinstance(asked, str) else asked._replace(run_config=config)
+
+
+def _asked(
+    instance: DagsterInstance, job: str, release: str, action: str, sequence: int, most_seconds: float
+) -> dg.RunRequest | str:
+    """A run of ``job``, or a sentence that says how long it is not tried again."""
+    tags = {ACTION_TAG: action}
+    filters = RunsFilter(job_name=job, tags={PARTITION_TAG: release, **tags})
     attempts = instance.get_runs_count(filters)
     if attempts:
         last = instance.get_run_records(filters, limit=1)[0]
         # Also one that succeeded has not brought about what is wanted, or it would not be wanted again.
-        rest = (last.end_time or 0) + min(2.0 ** min(attempts, 10), most) - time.time()
+        rest = (last.end_time or 0) + min(2.0 ** min(attempts, 10), most_seconds) - time.time()
         if rest > 0:
             how = "failed" if last.dagster_run.status is DagsterRunStatus.FAILURE else "ended"
             return f"(run {last.dagster_run.run_id[:8]} {how}; next try in {rest:.0f} s)"
+    # A run key is used up for ever, even by a run that failed: hence the attempt.
     return dg.RunRequest(
-        # A run key is used up for ever, even by a run that failed: hence the attempt.
-        run_key=f"{state.release}/{wanted.action}/{state.last_sequence}/{attempts}",
-        job_name=job,
-        partition_key=state.release,
-        tags=tags,
-        run_config=run_config(wanted, model_name),
+        run_key=f"{release}/{action}/{sequence}/{attempts}", job_name=job, partition_key=release, tags=tags
     )

@@ -12,11 +12,14 @@ from pydantic import Field
 
 from release_pipeline.assets.canary_traffic import CHECK, check_fields, look
 from release_pipeline.assets.context import CHAIN, ModelContext, failure
+from release_pipeline.automation.next_run import next_run
 from release_pipeline.errors import ReleasePipelineError, WorkspaceError
 from release_pipeline.gate.verdict import Action, GoReason
 from release_pipeline.report.metadata import canary_metadata
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.parts import Parts
+from release_pipeline.rollout.rollback_time import seconds_to_zero_traffic
+from release_pipeline.workspace.registry import REJECTED
 
 ENDPOINT_TAG = "release_pipeline/endpoint"
 ACTION_TAG = "release_pipeline/action"
@@ -32,6 +35,11 @@ class RollbackConfig(dg.Config):
 
     reason: str = Field(
         default="asked for by hand", description="Why; it is tagged on the version and recorded in the ledger."
+    )
+    evidence_digest: str = Field(default="", description="Digest of the evidence that shows harm; the sensor gives it.")
+    status: str = Field(
+        default=REJECTED,
+        description="What the version is tagged: `rejected`, which quarantines its content, or `failed`.",
     )
 
 
@@ -52,6 +60,7 @@ def build_jobs(model: ModelContext) -> list[Any]:
 
     return [
         asset_job("release", CHAIN[:-1], "From log to the first step of the canary.", {}),
+        asset_job("deploy", ("deployed_endpoint", "canary_traffic"), "A release that waited in the queue begins.", {}),
         asset_job(
             "canary_step", ("canary_traffic",), "The next step of the ramp, where the gate allows it.", serialised
         ),
@@ -64,33 +73,36 @@ def build_jobs(model: ModelContext) -> list[Any]:
 def _rollback_job(model: ModelContext) -> dg.JobDefinition:
     spec = model.spec
 
-    @dg.op(name=f"{spec.name}_roll_back", pool=f"endpoint_{spec.endpoint_name}")
+    # No pool and no tag of the endpoint: a rollback queues behind nothing. The ledger keeps slower runs from writing.
+    @dg.op(name=f"{spec.name}_roll_back")
     def roll_back(context: dg.OpExecutionContext, config: RollbackConfig) -> None:
         release = context.partition_key
         try:
             parts = model.parts(context)
+            asked_for = {"reason": config.reason, "evidence_digest": config.evidence_digest, "status": config.status}
+            # First it is written down, so that it will be done whoever dies; the look is for people.
+            parts.rollout.begin_roll_back(release, **asked_for)
             observed = _seen(parts, release, context)
-            state = parts.rollout.roll_back(
-                release, reason=config.reason, evidence_digest=observed.evidence_digest if observed else ""
-            )
+            state = parts.rollout.roll_back(release, **asked_for)
         except ReleasePipelineError as error:
             raise failure(error) from error
         asset = model.key("canary_traffic")
         url = f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"
+        seconds = _seconds(parts, release, context)
         if observed is None:
-            metadata: dict[str, Any] = {"traffic_percent": 0, "verdict": Action.ROLL_BACK.value}
+            metadata: dict[str, Any] = {"traffic_percent": 0, "verdict": Action.ROLL_BACK.value, **seconds}
             metadata["sentence"] = config.reason
             context.log_event(dg.AssetMaterialization(asset, partition=release, metadata=metadata))
             return
-        asked = observed.verdict.action is not Action.ROLL_BACK
+        asked = observed.judged.action is not Action.ROLL_BACK
         verdict = replace(
             observed.verdict,
             action=Action.ROLL_BACK,
-            reason=GoReason.ASKED_FOR if asked else observed.verdict.reason,
+            reason=GoReason.ASKED_FOR if asked else observed.judged.reason,
             sentence=config.reason,
         )
         seen = replace(observed, verdict=verdict)
-        metadata = canary_metadata(seen, endpoint_url=url, now=state)
+        metadata = {**canary_metadata(seen, endpoint_url=url, now=state), **seconds}
         context.log_event(dg.AssetMaterialization(asset, partition=release, metadata=metadata))
         # The asset is red in the graph from here on, until the next release takes its first step.
         # (log_event takes the evaluation of a check, although its annotation does not say so.)
@@ -101,7 +113,6 @@ def _rollback_job(model: ModelContext) -> dg.JobDefinition:
         name=job_name(spec.name, "rollback"),
         partitions_def=model.partitions,
         executor_def=dg.in_process_executor,
-        tags={ENDPOINT_TAG: spec.endpoint_name},
         description="The champion gets all traffic again; the version is rejected with the reason.",
     )
     def rollback() -> None:
@@ -119,13 +130,34 @@ def _seen(parts: Parts, release: str, context: dg.OpExecutionContext) -> Observe
         return None
 
 
+def _seconds(parts: Parts, release: str, context: dg.OpExecutionContext) -> dict[str, float]:
+    """Seconds from the request to zero traffic as metadata; news for people, in the way of nothing."""
+    metadata: dict[str, float] = {}
+    try:
+        seconds = seconds_to_zero_traffic(parts.ledger.read(), release)
+    except WorkspaceError as error:
+        context.log.warning(f"how long the rollback took is not known: {error}")
+        return metadata
+    if seconds is not None:
+        metadata["seconds_to_zero_traffic"] = round(seconds, 3)
+    return metadata
+
+
 def _retire_job(model: ModelContext) -> dg.JobDefinition:
     spec = model.spec
 
     @dg.op(name=f"{spec.name}_end_bake", pool=f"endpoint_{spec.endpoint_name}")
     def end_bake(context: dg.OpExecutionContext) -> None:
         try:
-            model.parts(context).rollout.retire(context.partition_key)
+            parts, release = model.parts(context), context.partition_key
+            if context.run.tags.get(ACTION_TAG) == "retire":
+                # The sensor asked for it some time ago: guards and people may have spoken since.
+                observed = look(parts, release, ingest=True)
+                wanted, sentence = next_run(observed.release, observed.verdict, spec, parts.observer.clock.now())
+                if wanted is None or wanted.job != "retire":
+                    context.log.info(sentence)
+                    return
+            parts.rollout.retire(release)
         except ReleasePipelineError as error:
             raise failure(error) from error
 

@@ -5,13 +5,12 @@ A run holds no endpoint: it must never be in the way of a rollback.
 """
 
 import time
-from datetime import timedelta
 
 import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.automation.gate_sensor import UNFINISHED
+from release_pipeline.automation.gate_sensor import SQL_SECONDS, UNFINISHED
 from release_pipeline.automation.jobs import job_name
 from release_pipeline.errors import ReleaseError, ReleasePipelineError
 from release_pipeline.evaluation.judge_run import JudgeOutcome, run_judge
@@ -24,11 +23,10 @@ from release_pipeline.spec_gate import Metric
 from release_pipeline.workspace.endpoint import Progress
 from release_pipeline.workspace.judge_sample import JudgeSample
 from release_pipeline.workspace.score_table import ScoreTable, score_table_name
+from release_pipeline.workspace.sql.warehouse import within
 
 #: After a failed run the next one waits this long: a judge's model that is out of reach is not asked without end.
 REST_SECONDS = 300.0
-# A request's time may lie a little ahead of this machine's clock.
-_AHEAD = timedelta(minutes=10)
 
 
 def has_judges(spec: ReleaseSpec) -> bool:
@@ -82,7 +80,8 @@ def build_judge_sensor(model: ModelContext, job: dg.JobDefinition) -> dg.SensorD
             busy = _busy(context.instance, job.name)
             if busy is not None:
                 return dg.SkipReason(busy)
-            waiting = waiting_for_judges(parts, spec)
+            with within(SQL_SECONDS):
+                waiting = waiting_for_judges(parts, spec)
         except ReleasePipelineError as error:
             return dg.SkipReason(str(error))
         if not waiting:
@@ -102,12 +101,13 @@ def judge_release(parts: Parts, model: ModelContext, *, progress: Progress) -> l
     if ramp is None:
         return []
     state, metrics = ramp
+    parts.workspace.mlflow  # noqa: B018  points mlflow, and so the scorers' default model, at the workspace
     sample = _sample(parts, model.spec)
     judges = [Judge(metric, model.folder) for metric in metrics]
-    until, outcomes, broken = parts.observer.clock.now() + _AHEAD, list[JudgeOutcome](), list[ReleaseError]()
+    now, outcomes, broken = parts.observer.clock.now(), list[JudgeOutcome](), list[ReleaseError]()
     for judge in judges:
         try:
-            outcomes.append(run_judge(judge, sample, state.steps[0].started_at, until, progress))
+            outcomes.append(run_judge(judge, sample, state.steps[0].started_at, now, progress))
         except ReleaseError as error:  # one broken scorer must not keep the others from their work
             broken.append(error)
     if broken:
@@ -121,14 +121,14 @@ def waiting_for_judges(parts: Parts, spec: ReleaseSpec) -> bool:
     if ramp is None:
         return False
     state, metrics = ramp
-    sample, until = _sample(parts, spec), parts.observer.clock.now() + _AHEAD
-    return any(sample.waiting(metric, state.steps[0].started_at, until, 1) for metric in metrics)
+    sample, now = _sample(parts, spec), parts.observer.clock.now()
+    return any(sample.waiting(metric, state.steps[0].started_at, now, 1) for metric in metrics)
 
 
 def _ramp(parts: Parts, spec: ReleaseSpec) -> tuple[ReleaseState, list[Metric]] | None:
     """The release on its ramp and its judged metrics, as they were frozen with it; None where there is none."""
     state = current_release(parts.ledger.read())
-    if state is None or state.stage is not Stage.RAMPING or not state.steps:
+    if state is None or state.stage not in (Stage.RAMPING, Stage.PROMOTED) or not state.steps:
         return None
     gate = so_far(parts.observer.evidence.read_newest(state.release), spec.gate).gate
     return state, [metric for metric in gate.metrics if metric.kind == "judge"]

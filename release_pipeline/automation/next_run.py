@@ -9,18 +9,20 @@ from release_pipeline.gate.verdict import HoldReason, Verdict
 from release_pipeline.rollout.ledger import Action, Entry
 from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.registry import FAILED, REJECTED
 
 
 @dataclass(frozen=True)
 class NextRun:
     """One run to request: the job, what it does (for its tag), and its reason.
 
-    ``reason`` of a rollback goes into the run's configuration, the ledger and the version's tag.
+    ``reason`` and ``status`` of a rollback go into the run's configuration, the ledger and the version's tags.
     """
 
     job: str
     action: str
     reason: str
+    status: str = REJECTED
 
 
 _JOB_OF_INTENT = {
@@ -29,6 +31,7 @@ _JOB_OF_INTENT = {
     Action.PROMOTE: "promote",
     Action.RETIRE: "retire",
     Action.ROLL_BACK: "rollback",
+    Action.MEND: "mend",
 }
 
 
@@ -44,19 +47,13 @@ def next_run(
 
     Args:
         state: Where the release stands; it has no open intent.
-        verdict: What the gate says of a release in its ramp.
+        verdict: What the gate, and what else must hold, say of a release that has a challenger on its endpoint.
         spec: The release's YAML.
         now: The time of the look.
     """
-    if state.stage is Stage.DEPLOYED:
-        return NextRun("canary_step", "step_0", "the first step of the ramp"), "taking the first step"
     if state.stage is Stage.PROMOTED and state.promoted_at is not None:
-        over = state.promoted_at + timedelta(seconds=spec.promotion.bake_seconds)
-        if now >= over:
-            return NextRun("retire", "retire", "the bake is over"), "the bake is over: retiring the old champion"
-        left = (over - now).total_seconds()
-        return None, f"version {state.challenger_version} is live; its bake ends in {left:.0f} s"
-    if state.stage is not Stage.RAMPING or verdict is None:
+        return _in_bake(state, verdict, now >= state.promoted_at + timedelta(seconds=spec.promotion.bake_seconds))
+    if state.stage not in (Stage.DEPLOYED, Stage.RAMPING) or verdict is None:
         return None, f"release {state.release} is {state.stage}: {state.reason}"
     if verdict.action is GateAction.ROLL_BACK:
         return NextRun("rollback", "roll_back", verdict.sentence), verdict.sentence
@@ -73,8 +70,31 @@ def next_run(
     return None, f"{verdict.reason}: {verdict.sentence}"
 
 
-def run_config(run: NextRun, model_name: str) -> dict[str, Any]:
-    """The run configuration: only a rollback has one, its reason."""
+def _in_bake(state: ReleaseState, verdict: Verdict | None, over: bool) -> tuple[NextRun | None, str]:
+    """Harm takes the release back; time ends a bake only where guards could watch it, and nobody has paused it."""
+    if verdict is not None and verdict.action is GateAction.ROLL_BACK:
+        return NextRun("rollback", "roll_back", verdict.sentence), verdict.sentence
+    if verdict is not None and verdict.reason == HoldReason.MAPPING_UNKNOWN:
+        return NextRun("canary_step", "send_tracers", verdict.sentence), verdict.sentence
+    if verdict is not None and verdict.reason != HoldReason.BAKING:
+        return None, f"{verdict.reason}: {verdict.sentence}"
+    if over and state.paused is not None:
+        sentence = f"the bake is over; paused by {state.paused.actor}: {state.paused.reason}"
+        return None, f"{HoldReason.PAUSED}: {sentence}"
+    if over:
+        return NextRun("retire", "retire", "the bake is over"), "the bake is over: retiring the old champion"
+    sentence = verdict.sentence if verdict else "its bake goes on"
+    return None, f"version {state.challenger_version} is live: {sentence}"
+
+
+def given_up(reason: str) -> NextRun:
+    """The rollback that takes the place of runs that failed too often: the content was not found to be bad."""
+    return NextRun("rollback", "roll_back", reason, FAILED)
+
+
+def run_config(run: NextRun, model_name: str, evidence_digest: str) -> dict[str, Any]:
+    """The run configuration: only a rollback has one."""
     if run.job != "rollback":
         return {}
-    return {"ops": {f"{model_name}_roll_back": {"config": {"reason": run.reason}}}}
+    config = {"reason": run.reason, "evidence_digest": evidence_digest, "status": run.status}
+    return {"ops": {f"{model_name}_roll_back": {"config": config}}}

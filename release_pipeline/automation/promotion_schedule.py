@@ -3,11 +3,13 @@
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext
+from release_pipeline.automation.gate_sensor import SQL_SECONDS
 from release_pipeline.automation.jobs import ACTION_TAG
 from release_pipeline.errors import ReleasePipelineError
 from release_pipeline.gate.verdict import Action
 from release_pipeline.rollout.parts import connect_parts
 from release_pipeline.rollout.state import Stage, current_release
+from release_pipeline.workspace.sql.warehouse import within
 
 
 def build_promotion_schedule(model: ModelContext, promote_job: dg.JobDefinition) -> dg.ScheduleDefinition | None:
@@ -35,7 +37,8 @@ def build_promotion_schedule(model: ModelContext, promote_job: dg.JobDefinition)
             state = current_release(entries)
             if state is None or state.stage is not Stage.RAMPING or state.open_intent is not None:
                 return dg.SkipReason(f"no release of {spec.name} waits for its promotion")
-            observed = parts.observer.look(state.release, entries=entries)
+            with within(SQL_SECONDS):
+                observed = parts.observer.look(state.release, entries=entries)
         except ReleasePipelineError as error:
             return dg.SkipReason(str(error))
         if observed is None or observed.verdict.action is not Action.PROMOTE:

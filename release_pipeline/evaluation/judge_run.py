@@ -38,15 +38,15 @@ class JudgeOutcome:
 
 
 def run_judge(
-    judge: Judge, sample: JudgeSample, since: datetime, until: datetime, progress: Callable[[str], None]
+    judge: Judge, sample: JudgeSample, since: datetime, now: datetime, progress: Callable[[str], None]
 ) -> JudgeOutcome:
-    """Score up to :data:`MOST_ROWS` waiting requests of ``[since, until)``, oldest first.
+    """Score up to :data:`MOST_ROWS` waiting requests from ``since`` on, oldest first.
 
     Args:
         judge: The scorer and its metric.
         sample: The requests.
         since: First event time.
-        until: Last event time, exclusive.
+        now: The time.
         progress: Called with one line after every batch.
 
     Raises:
@@ -55,7 +55,7 @@ def run_judge(
         WorkspaceError: The workspace cannot be asked.
     """
     metric = judge.metric
-    waiting = sample.waiting(metric, since, until, MOST_ROWS)
+    waiting = sample.waiting(metric, since, now, MOST_ROWS)
     scored = 0
     for start in range(0, len(waiting), _BATCH):
         batch = waiting[start : start + _BATCH]
@@ -69,9 +69,9 @@ def run_judge(
                 f"was asked about one after another, {count} of them with {kind}; mend it, or its model's endpoint: "
                 "they are scored afterwards."
             )
-        now = datetime.now(UTC)
+        at = datetime.now(UTC)
         judged = zip(batch, opinions, strict=True)
-        sample.write(metric, batch, [Judged(each.request_id, opinion.badness, now) for each, opinion in judged])
+        sample.write(metric, batch, [Judged(each.request_id, opinion.badness, at) for each, opinion in judged])
         scored += sum(opinion.badness is not None for opinion in opinions)
         progress(f"{metric.name}: {start + len(batch)} of {len(waiting)} requests")
     return JudgeOutcome(metric.name, scored, len(waiting) - scored)

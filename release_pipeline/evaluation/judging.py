@@ -4,6 +4,7 @@ What the scorer says of a request becomes a badness. Nothing else leaves this mo
 error only its type, because its text may quote the body.
 """
 
+import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -61,7 +62,7 @@ class Judge:
         try:
             value: Any = self._scorer.run(inputs=_parsed(bodies.request), outputs=answer_of(bodies.response))  # type: ignore[no-untyped-call]
         except Exception as raised:  # user code runs here, and a model's answer is parsed
-            return Opinion(None, type(raised).__name__)
+            return Opinion(None, _told(raised))
         if isinstance(value, list):
             value = value[0] if len(value) == 1 else None
         error = getattr(value, "error", None)
@@ -113,6 +114,7 @@ def _load(metric: Metric, folder: Path) -> "Scorer":
         for parameter in inspect.signature(scorer.__call__).parameters.values()
         if parameter.default is inspect.Parameter.empty
     }
+    needs |= getattr(scorer, "template_variables", frozenset())  # of make_judge
     lacks = sorted(needs & (_NOT_LOGGED | {"expectations"}))
     if getattr(scorer, "is_session_level_scorer", False):
         lacks = ["session"]
@@ -121,7 +123,48 @@ def _load(metric: Metric, folder: Path) -> "Scorer":
             f"gate.metrics: {name}, the scorer of {metric.name}, needs {lacks[0]}, which a logged request does not "
             "have; use one of inputs and outputs."
         )
+    if "model" in type(scorer).model_fields or hasattr(scorer, "template_variables"):
+        _check_model(scorer, metric)
     return scorer
+
+
+def _check_model(scorer: "Scorer", metric: Metric) -> None:
+    """Point ``endpoints:/`` at this workspace, and refuse a model that cannot be asked with what is installed.
+
+    MLflow would say so for each request, after it has waited for retries.
+    """
+    from mlflow.deployments import get_deployments_target, set_deployments_target
+    from mlflow.exceptions import MlflowException
+    from mlflow.genai.judges.utils import get_default_model
+
+    try:
+        get_deployments_target()
+    except MlflowException:  # nobody has said where else
+        set_deployments_target("databricks")
+    model = getattr(scorer, "model", None) or get_default_model()
+    refused = f"gate.metrics: {metric.scorer}, the scorer of {metric.name}, "
+    if model == "databricks" and not _installed("databricks.agents"):
+        raise SpecError(
+            f"{refused}asks Databricks' own judge, which needs the package databricks-agents; install it, or name an "
+            "endpoint: MLFLOW_GENAI_JUDGE_DEFAULT_MODEL=databricks:/<endpoint>, or model= in a file beside the YAML."
+        )
+    if model.startswith("endpoints:/") and hasattr(scorer, "template_variables") and not _installed("litellm"):
+        raise SpecError(
+            f"{refused}cannot ask {model} without the package litellm; write databricks:/{model[len('endpoints:/') :]}."
+        )
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
+
+
+def _told(raised: Exception) -> str:
+    """What may be told of an error: its type, and what no request can be quoted in."""
+    more = getattr(raised, "error_code", None) or (raised.name if isinstance(raised, ImportError) else None)
+    return f"{type(raised).__name__} {more}" if more else type(raised).__name__
 
 
 def _events(text: str) -> Iterator[Any]:

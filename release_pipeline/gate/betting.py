@@ -56,6 +56,7 @@ _LEAST_LOST: Final = 1e-12
 _LARGEST: Final = 700.0
 _LOG_STAKES: Final = math.log(len(LAMBDAS))
 _COLUMN: Final[Floats] = LAMBDAS[:, None]
+_LARGEST_STAKE: Final = float(LAMBDAS[-1])
 
 
 class _Odds(NamedTuple):
@@ -65,6 +66,8 @@ class _Odds(NamedTuple):
     """Payoff of each of the champion's value bins, before its factor rho."""
     new: Floats
     """Payoff of each of the challenger's."""
+    both: Floats
+    """Both of them, the champion's first."""
     worst_old: float
     """What a stake of 1 loses on the worst champion row, before the factor rho."""
     worst_new: float
@@ -129,13 +132,20 @@ def noninferiority_increment(champion: ArrayLike, challenger: ArrayLike, level: 
     return _paired(champion, challenger, level, margin, -1.0)
 
 
-def above_increment(rows: ArrayLike, bound: float) -> Floats:
+def above_increment(rows: ArrayLike, bound: float, believed: float | None = None) -> Floats:
     """What one arm's rows add to the log-capital of "the mean is above ``bound``": payoff ``v - bound``.
 
     Valid because each factor ``1 + lambda (v - bound)`` has expectation at most 1 while the mean is at most the bound.
     The unit of the stakes looks for a mean that is :data:`TYPICAL_HARM` standard deviations above the bound.
+
+    Args:
+        rows: Rows per value bin, shape ``(..., bins)``; need not be whole numbers. Increments of a bound add up, so
+            those of several blocks are those of all their rows.
+        bound: The bound, in (0, 1).
+        believed: Mean that the stakes are sized for where the bound is an estimate that may change: with equal stakes
+            every increment falls as the bound rises, so an estimate that is too high only makes the bet slower.
     """
-    return _one_armed(rows, bound, 1.0)
+    return _one_armed(rows, bound, 1.0, believed)
 
 
 def below_increment(rows: ArrayLike, bound: float) -> Floats:
@@ -208,7 +218,7 @@ def _odds(bins: int, level: float, shift: float, sign: float) -> _Odds:
     # A margin of 0 asks for proof of being better, by as much as harm would be worse.
     equal_is_looked_for = sign < 0 < shift
     effect = shift if equal_is_looked_for else TYPICAL_HARM * math.sqrt(variance_old)
-    return _Odds(old, new, worst_old, worst_new, effect, variance_old, variance_new)
+    return _Odds(old, new, np.concatenate((old, new)), worst_old, worst_new, effect, variance_old, variance_new)
 
 
 def _variance(mean: float, bins: int) -> float:
@@ -219,9 +229,11 @@ def _variance(mean: float, bins: int) -> float:
 
 def _paired(champion: ArrayLike, challenger: ArrayLike, level: float, shift: float, sign: float) -> Floats:
     """Both two-armed bets: ``sign`` is 1 for harm and -1 for non-inferiority."""
+    if isinstance(champion, tuple) and isinstance(challenger, tuple):
+        return _paired_block(champion, challenger, level, shift, sign)
     old, new = np.asarray(champion, dtype=np.float64), np.asarray(challenger, dtype=np.float64)
     if old.ndim == new.ndim == 1:
-        return _paired_block(old, new, level, shift, sign)
+        return _paired_block(tuple(old.tolist()), tuple(new.tolist()), level, shift, sign)
     odds = _odds(old.shape[-1], level, shift, sign)
     n_old, n_new = old.sum(axis=-1), new.sum(axis=-1)
     rho = n_new / (n_old + (n_old == 0))
@@ -231,27 +243,31 @@ def _paired(champion: ArrayLike, challenger: ArrayLike, level: float, shift: flo
     return _log_gain(old, stakes * rho[..., None], odds.old) + _log_gain(new, stakes, odds.new)
 
 
-def _paired_block(old: Floats, new: Floats, level: float, shift: float, sign: float) -> Floats:
-    """:func:`_paired` for one block, with a third of the calls: a tick of the gate is many of these."""
-    n_old, n_new = sum(old.tolist()), sum(new.tolist())
+def _paired_block(old: tuple[float, ...], new: tuple[float, ...], level: float, shift: float, sign: float) -> Floats:
+    """:func:`_paired` for one block, with a quarter of the calls: a tick of the gate is many of these."""
+    n_old, n_new, bins = sum(old), sum(new), len(old)
     if not n_old or not n_new:
         return np.zeros(len(LAMBDAS))
-    odds = _odds(len(old), level, shift, sign)
+    odds = _odds(bins, level, shift, sign)
     rho = n_new / n_old
     unit = odds.effect / (odds.variance_new + rho * odds.variance_old)
-    most_lost = max(odds.worst_new, odds.worst_old * rho, _LEAST_LOST)
-    payoffs = np.concatenate((odds.old * rho, odds.new))
-    gains = np.minimum(_COLUMN * unit, MOST_LOST / most_lost) * payoffs
-    total: Floats = np.log1p(gains, out=gains).dot(np.concatenate((old, new)))
+    most = MOST_LOST / max(odds.worst_new, odds.worst_old * rho, _LEAST_LOST)
+    payoffs = odds.both.copy()
+    payoffs[:bins] *= rho
+    stakes = _COLUMN * unit
+    if _LARGEST_STAKE * unit > most:
+        np.minimum(stakes, most, out=stakes)
+    gains = stakes * payoffs
+    total: Floats = np.log1p(gains, out=gains).dot(np.array(old + new, dtype=np.float64))
     return total
 
 
-def _one_armed(rows: ArrayLike, bound: float, sign: float) -> Floats:
+def _one_armed(rows: ArrayLike, bound: float, sign: float, believed: float | None = None) -> Floats:
     """Both bets on one arm against an absolute bound."""
     counts = np.asarray(rows, dtype=np.float64)
     bins = counts.shape[-1]
     payoffs = sign * (bin_values(bins) - bound)
-    variance = _variance(bound, bins)
+    variance = _variance(bound if believed is None else believed, bins)
     effect = TYPICAL_HARM * math.sqrt(variance) if sign > 0 else bound / 2
     return _log_gain(counts, _clipped(np.asarray(effect / variance), -np.minimum(payoffs[0], payoffs[-1])), payoffs)
 
@@ -264,5 +280,9 @@ def _clipped(unit: Floats, most_lost: Floats) -> Floats:
 
 def _log_gain(counts: Floats, stakes: Floats, payoffs: Floats) -> Floats:
     """Sum over value bins of ``count * log(1 + stake * payoff)``, shape ``(..., 16)``."""
+    if counts.ndim > 1:
+        # A stack is never live evidence, whose last bit must stay; simulated scores fill 2 of 21 bins.
+        seen = counts.any(axis=tuple(range(counts.ndim - 1)))
+        counts, payoffs = counts[..., seen], payoffs[seen]
     gain: Floats = (np.log1p(stakes[..., None] * payoffs) @ counts[..., None])[..., 0]
     return gain

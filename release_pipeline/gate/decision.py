@@ -200,6 +200,7 @@ def _verdict_of(
         challenger_bad=challenger_bad,
         champion_unjudged=unjudged[0],
         challenger_unjudged=unjudged[1],
+        challenger_failed=evidence.failed.get(step, 0),
         harm_e=harm_e,
         harm_limit=harm_limit,
         noninferiority_e=good_e,

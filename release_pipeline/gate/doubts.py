@@ -12,6 +12,7 @@ import numpy as np
 
 from release_pipeline.gate.betting import Floats, below_increment, bin_values, e_value, noninferiority_increment
 from release_pipeline.gate.evidence import Bet, EvidenceState
+from release_pipeline.gate.holds import EVERY_REQUEST
 from release_pipeline.gate.observations import Series
 from release_pipeline.gate.verdict import Action, HoldReason, MetricVerdict, Signals, Verdict, e_text, percent
 from release_pipeline.spec import ReleaseSpec
@@ -61,7 +62,7 @@ def _doubts(
 ) -> Iterator[_Doubt]:
     evidence = state.metric(verdict.name, verdict.segment)
     bet = Bet.BELOW if verdict.margin is None else Bet.NONINFERIORITY
-    late = evidence.account(bet).late(step, evidence.watermark - state.buckets[verdict.name])
+    late = evidence.account(bet).late(step, state.buckets[verdict.name], evidence.watermark)
     if late.challenger_n:
         rows = np.asarray(late.challenger, dtype=np.float64)
         bad = float(bin_values(metric.bins) @ rows)
@@ -70,7 +71,13 @@ def _doubts(
             "time had been bet"
         )
         yield _Doubt(HoldReason.LATE_ROWS, rows, words)
-    excess = _excess(verdict)
+    if metric.kind in EVERY_REQUEST and signals.late_rows:
+        words = (
+            f"{signals.late_rows} challenger rows came after the rows of their time had been read, from a table "
+            "without a change feed; they are taken as bad"
+        )
+        yield _Doubt(HoldReason.LATE_ROWS, _all_bad(metric, signals.late_rows), words)
+    excess = excess_unjudged(verdict)
     if excess:
         words = (
             f"{verdict.challenger_unjudged} of its challenger rows cannot be judged, {excess} more than the champion's "
@@ -85,18 +92,21 @@ def _doubts(
         yield _Doubt(HoldReason.UNLOGGED_ERRORS, _all_bad(metric, signals.unlogged_errors), words)
 
 
-def _excess(verdict: MetricVerdict) -> int:
+def excess_unjudged(verdict: MetricVerdict) -> int:
     """Unjudged challenger rows that the champion's own share of unjudged rows does not explain.
 
     Rows to which a metric does not apply are as frequent in both arms; what the challenger alone leaves unjudged may
-    be its failure.
+    be its failure. Rows that the metric's own SQL failed on are explained by nothing: whatever share of the others is
+    unjudged, each of them may be bad. So they are taken as bad for the whole step, and advance only once it is shown
+    that they are too few to matter.
     """
     if not verdict.challenger_unjudged:
         return 0
     rows = verdict.champion_n + verdict.champion_unjudged
     share = verdict.champion_unjudged / rows if rows else 0.0
-    expected = share * (verdict.challenger_n + verdict.challenger_unjudged)
-    return max(0, math.ceil(verdict.challenger_unjudged - expected - _DEVIATIONS * math.sqrt(expected)))
+    others = verdict.challenger_unjudged - verdict.challenger_failed
+    expected = share * (verdict.challenger_n + others)
+    return verdict.challenger_failed + max(0, math.ceil(others - expected - _DEVIATIONS * math.sqrt(expected)))
 
 
 def _all_bad(metric: Metric, rows: int) -> Floats:

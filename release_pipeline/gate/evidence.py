@@ -4,23 +4,29 @@ An *ingest* is one read of new rows from the inference table. What it saw is sto
 :class:`~release_pipeline.gate.observations.Observation` rows, and the state is a fold over them in the order of
 ingests: the same rows give the same state, bit for bit.
 
-Rows are bet in *blocks*: the rows of one ramp step in one event-time bucket that were first seen in one ingest, or in
-consecutive ones until both arms together have ``gate.min_block_rows``. A closed block is never opened again; later rows
-of its bucket begin a new one. Whether a block closes depends on time and on the number of its rows only, never on how
-they are split over the arms: where lateness depends on the outcome, one arm's own number would tell its outcomes, and
-identical versions would be rolled back. The hypotheses close their blocks differently:
+Rows are bet in *blocks*: rows of one ramp step and one bucket of event time, counted in slices of a minute at most. A
+slice that the watermark has passed is complete. The bets differ in what makes a block:
 
-- harm closes as soon as the counts allow, because rows that came early came early for both arms;
-- non-inferiority also waits until the watermark has passed the bucket's end, because a challenger whose bad answers
-  are logged late would look healthy until then;
-- absolute bounds have one arm and nothing to compare it with, so in both directions they wait for the watermark, too.
+- harm: complete slices of a bucket as soon as both arms together have ``gate.min_block_rows`` in them, then the next;
+- non-inferiority: a bucket that is over, if it has as many rows; larger blocks know the champion better;
+- bounds have one arm and nothing to compare it with, so any complete slice will do.
+
+Whether a block closes depends on time and on the number of its rows only, never on how they are split over the arms:
+where lateness depends on the outcome, one arm's own number would tell its outcomes, and identical versions would be
+rolled back.
+
+All bets wait for the watermark, harm too. A row arrives when its answer is done, so of a time that is not complete an
+arm that answers sooner shows more of its good answers; where errors are time-outs, or come at once, its share of errors
+would be wrong. For the same reason a time is compared once: rows that come after their block was closed are *late*.
+They are counted and told (:meth:`Account.late`), never compared, because rows that are slow enough to be late are no
+fair sample of an arm. Bets on one arm take late rows as they come.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import groupby
-from operator import attrgetter
+from operator import add, attrgetter
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -33,14 +39,15 @@ from release_pipeline.gate.betting import (
     harm_increment,
     noninferiority_increment,
 )
-from release_pipeline.gate.observations import OTHER, SEGMENT_SHARE, Arms, Baseline, Observation, Series
+from release_pipeline.gate.observations import OTHER, SEGMENT_SHARE, Arms, Baseline, Observation, Series, slice_seconds
 from release_pipeline.spec_gate import GatePart, Metric
 
 Capitals = tuple[float, ...]
-BlockKey = tuple[int, float]
+#: Ramp step, and start of a bucket or of a slice, unix seconds.
+Place = tuple[int, float]
 
-#: An open block is given up this many buckets after its bucket has ended and its first row has come. Its rows stay
-#: counted, not bet.
+#: A bucket's rows are given up this many buckets after it has ended and the first of them has come; after as many, no
+#: more are waited for. They stay counted, not bet.
 GIVE_UP_AFTER_BUCKETS: Final = 12
 
 _NOTHING: Final[Capitals] = (0.0,) * len(LAMBDAS)
@@ -56,11 +63,12 @@ class Bet(StrEnum):
     BELOW = "below"
 
 
+_PAIRED: Final = (Bet.HARM, Bet.NONINFERIORITY)
 _ONE_ARMED: Final = (Bet.ABOVE, Bet.BELOW)
 
 
 class OpenBlock(NamedTuple):
-    """Rows that are not bet yet."""
+    """Rows of a slice that are not bet yet."""
 
     arms: Arms
     opened: float
@@ -75,10 +83,12 @@ class Account:
     """Log-capital per stake, by step; each step begins with 0."""
     folded: Mapping[int, Arms] = field(default_factory=dict)
     """Rows in closed blocks, by step."""
-    open: Mapping[BlockKey, OpenBlock] = field(default_factory=dict)
-    """Open blocks, by step and bucket start."""
+    open: Mapping[Place, OpenBlock] = field(default_factory=dict)
+    """Slices that are not bet yet, by step and start."""
     given_up: Mapping[int, Arms] = field(default_factory=dict)
-    """Rows that will never be bet, by step: their block did not fill."""
+    """Rows that will never be bet, by step: their block did not fill, or they came after it was closed."""
+    closed: Mapping[Place, float] = field(default_factory=dict)
+    """Event time up to which a bucket was bet or given up, by step and bucket start, until it is too old for rows."""
 
     def at(self, step: int) -> Capitals:
         """Log-capitals of one step alone: evidence at that traffic only."""
@@ -93,14 +103,16 @@ class Account:
             total += self.capitals[step]
         return tuple(total.tolist())
 
-    def late(self, step: int, before: float) -> Arms:
-        """Rows of a step that came after their bucket's block was closed, or never filled one, and are not bet.
+    def late(self, step: int, bucket_seconds: float, watermark: float) -> Arms:
+        """Rows of a step that came after their block was closed, or never filled one, and are not bet.
 
-        Args:
-            step: The ramp step.
-            before: Only buckets that start before this event time count as late; younger ones still wait.
+        Rows of buckets, of that length in seconds, that the watermark has not passed are not late; they still wait.
         """
-        waiting = [block.arms for (at, start), block in sorted(self.open.items()) if at == step and start <= before]
+        waiting = [
+            block.arms
+            for (at, start), block in sorted(self.open.items())
+            if at == step and start // bucket_seconds * bucket_seconds + bucket_seconds <= watermark
+        ]
         return sum(waiting, self.given_up.get(step, _NO_ARMS))
 
 
@@ -115,6 +127,8 @@ class MetricEvidence:
     unjudged: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     """Champion and challenger rows without a usable value, by step."""
     accounts: Mapping[Bet, Account] = field(default_factory=dict)
+    failed: Mapping[int, int] = field(default_factory=dict)
+    """How many of the challenger's of them the metric's own SQL failed on, by step."""
 
     def account(self, bet: Bet) -> Account:
         """The account of one bet; an empty one before its first row."""
@@ -134,6 +148,11 @@ class MetricEvidence:
         return seen.champion_n - folded.champion_n, seen.challenger_n - folded.challenger_n
 
 
+_EMPTY: Final = Account()
+_NONE: Final = MetricEvidence()
+_PLACE: Final = attrgetter("metric", "segment", "step", "bucket_start")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceState:
     """The evidence of one release after an ingest. Immutable: :meth:`add` returns the next state."""
@@ -147,6 +166,9 @@ class EvidenceState:
     """Segments :data:`OTHER` that had too few rows before the release to be waited for."""
     last_ingest: int = -1
     metrics: Mapping[Series, MetricEvidence] = field(default_factory=dict)
+    level_rows: Mapping[Series, int] = field(default_factory=dict)
+    """Champion rows that each level was taken from; a series that is not in it has a default, or one of an earlier
+    version of this package."""
 
     @classmethod
     def start(cls, baselines: Iterable[Baseline], gate: GatePart, *, buckets: Mapping[str, float]) -> Self:
@@ -160,12 +182,37 @@ class EvidenceState:
         Raises:
             ValueError: The length of a metric's buckets is missing or not positive.
         """
+        return cls(gate=gate, levels={}, buckets={})._frozen(gate.metrics, baselines, buckets)
+
+    def freeze(self, baselines: Iterable[Baseline], *, buckets: Mapping[str, float]) -> Self:
+        """The state with levels that could not be read at the start, in place of the defaults.
+
+        A level may come as late as it likes, as long as it is from before the release: it is fixed before the first row
+        of its metric is bet, and no outcome of the release plays a part in it.
+
+        Args:
+            baselines: The levels of some metrics, all series of each.
+            buckets: Length of the event-time buckets of these metrics, seconds.
+
+        Raises:
+            ValueError: Rows of such a metric were added before, or a bucket's length is missing or not positive.
+        """
+        late = list(baselines)
+        names = {baseline.metric for baseline in late}
+        for series, evidence in self.metrics.items():
+            if series.metric in names and (evidence.rows or evidence.unjudged):
+                raise ValueError(f"rows of {series.metric} were added before its level; freeze levels first")
+        return self._frozen([metric for metric in self.gate.metrics if metric.name in names], late, buckets)
+
+    def _frozen(self, metrics: Iterable[Metric], baselines: Iterable[Baseline], buckets: Mapping[str, float]) -> Self:
         known_levels = list(baselines)
         frozen = {Series(baseline.metric, baseline.segment): baseline.level for baseline in known_levels}
         rows: dict[Series, int] = {Series(baseline.metric, baseline.segment): baseline.n for baseline in known_levels}
-        small = set()
-        levels: dict[Series, float] = {}
-        for metric in gate.metrics:
+        small, levels = set(self.small), dict(self.levels)
+        level_rows = {series: n for series, n in self.level_rows.items() if series not in rows}
+        for metric in metrics:
+            small = {series for series in small if series.metric != metric.name}
+            levels = {series: level for series, level in levels.items() if series.metric != metric.name}
             if not buckets.get(metric.name, 0) > 0:
                 raise ValueError(
                     f"the bucket of {metric.name} is {buckets.get(metric.name)} s; it must be above 0, such as 300"
@@ -180,7 +227,14 @@ class EvidenceState:
                 if len(labels) > 1 and rows.get(Series(metric.name, OTHER), 0) < SEGMENT_SHARE * total:
                     small.add(Series(metric.name, OTHER))
             levels |= {(key := Series(metric.name, label)): frozen.get(key, default) for label in labels}
-        return cls(gate=gate, levels=levels, buckets=dict(buckets), small=frozenset(small))
+        level_rows |= {series: n for series, n in rows.items() if n and series in levels}
+        return replace(
+            self,
+            levels=levels,
+            buckets={**self.buckets, **buckets},
+            small=frozenset(small),
+            level_rows=level_rows,
+        )
 
     def metric(self, name: str, segment: str = "") -> MetricEvidence:
         """The evidence of one series; empty before its first observation."""
@@ -197,44 +251,57 @@ class EvidenceState:
             ValueError: The observations are of several ingests, of one that is not newer than the last, or two are of
                 the same step, bucket and series. Rows would count twice.
         """
-        rows = sorted(observations, key=lambda row: (row.metric, row.segment, row.step, row.bucket_start))
+        rows = sorted(observations, key=_PLACE)
         if not rows:
             return self
         ingest = rows[0].ingest
-        if any(row.ingest != ingest for row in rows) or ingest <= self.last_ingest:
-            raise ValueError(f"cannot add ingest {ingest} after {self.last_ingest}; add newer ingests, one at a time")
+        by_series: dict[tuple[str, str], list[Observation]] = {}
+        for row in rows:
+            if row.ingest != ingest:
+                ingest = self.last_ingest  # refused below
+            by_series.setdefault((row.metric, row.segment), []).append(row)
+        if ingest <= self.last_ingest:
+            raise ValueError(
+                f"cannot add ingest {rows[0].ingest} after {self.last_ingest}; add newer ingests, one at a time"
+            )
         known = {metric.name: metric for metric in self.gate.metrics}
         metrics = dict(self.metrics)
-        for series, group in groupby(rows, key=attrgetter("series")):
-            if series in self.levels:
-                before = metrics.get(series) or MetricEvidence()
-                metrics[series] = self._add_series(known[series.metric], series, before, list(group))
+        for key, group in by_series.items():
+            if key in self.levels:
+                series = Series(*key)
+                metrics[series] = self._add_series(known[series.metric], series, metrics.get(series, _NONE), group)
         return replace(self, last_ingest=ingest, metrics=metrics)
 
     def _add_series(
         self, metric: Metric, series: Series, before: MetricEvidence, rows: list[Observation]
     ) -> MetricEvidence:
-        watermark = max(before.watermark, *[row.watermark for row in rows])
-        seen, unjudged = dict(before.rows), dict(before.unjudged)
-        fresh: dict[BlockKey, Arms] = {}
+        watermark, seen, unjudged, failed = before.watermark, before.rows, before.unjudged, before.failed
+        fresh: dict[Place, Arms] = {}
+        keys = set[Place]()
         for row in rows:
-            key, arms = (row.step, row.bucket_start), Arms(row.champion, row.challenger)
-            if key in fresh:
+            step, start, champion, challenger = row.step, row.bucket_start, row.champion, row.challenger
+            watermark = max(watermark, row.watermark)
+            key = (step, start)
+            if key in keys:
                 raise ValueError(
-                    f"ingest {row.ingest} has two observations of {row.metric} in step {row.step}, bucket "
-                    f"{row.bucket_start:.0f}; sum them before adding"
+                    f"ingest {row.ingest} has two observations of {row.metric} in step {step}, slice "
+                    f"{start:.0f}; sum them before adding"
                 )
-            fresh[key] = arms
+            keys.add(key)
+            if any(champion) or any(challenger):
+                fresh[key] = arms = Arms(champion, challenger)
+                seen = {**seen, step: seen[step] + arms if step in seen else arms}
             if row.champion_unjudged or row.challenger_unjudged:
-                old, new = unjudged.get(row.step, (0, 0))
-                unjudged[row.step] = (old + row.champion_unjudged, new + row.challenger_unjudged)
-        fresh = {key: arms for key, arms in fresh.items() if any(arms.champion) or any(arms.challenger)}
-        for key, arms in fresh.items():
-            seen[key[0]] = seen.get(key[0], _NO_ARMS) + arms
+                old, new = unjudged.get(step, (0, 0))
+                unjudged = {**unjudged, step: (old + row.champion_unjudged, new + row.challenger_unjudged)}
+            if row.challenger_failed:
+                failed = {**failed, step: failed.get(step, 0) + row.challenger_failed}
+        passed = before.watermark, watermark
         accounts = {
-            bet: self._advance(metric, series, bet, before.account(bet), fresh, watermark) for bet in _bets_on(metric)
+            bet: self._advance(metric, series, bet, before.accounts.get(bet, _EMPTY), fresh, passed)
+            for bet in _bets_on(metric)
         }
-        return MetricEvidence(watermark, seen, unjudged, accounts)
+        return MetricEvidence(watermark, seen, unjudged, accounts, failed)
 
     def _advance(
         self,
@@ -242,46 +309,54 @@ class EvidenceState:
         series: Series,
         bet: Bet,
         before: Account,
-        fresh: Mapping[BlockKey, Arms],
-        watermark: float,
+        fresh: Mapping[Place, Arms],
+        watermarks: tuple[float, float],
     ) -> Account:
-        """Put fresh rows into open blocks, then close, keep or give up each block, in the order of step and bucket."""
+        """Put fresh rows into open slices, then close, keep or give up each bucket's complete ones, in their order."""
         blocks, capitals, folded, given_up = before.open, before.capitals, before.folded, before.given_up
+        closed, watermark, one_armed = before.closed, watermarks[1], bet in _ONE_ARMED
+        length = self.buckets[metric.name]
+        part, patience = slice_seconds(length), (1 + GIVE_UP_AFTER_BUCKETS) * length
         if fresh:
             blocks = dict(blocks)
             for key, arms in fresh.items():
-                open_block = blocks.get(key)
-                blocks[key] = (
-                    OpenBlock(open_block.arms + arms, open_block.opened) if open_block else OpenBlock(arms, watermark)
-                )
-        length = self.buckets[metric.name]
-        patience = GIVE_UP_AFTER_BUCKETS * length
-        if bet is Bet.HARM:
-            # One that has no new rows has as few as before; at most it is too old (a second more, for rounding).
-            old = watermark - length - patience + 1
-            due = [key for key in blocks if key in fresh or key[1] <= old]
-        else:
-            due = [key for key in blocks if watermark >= key[1] + length]
-        if not due:
-            return Account(capitals, folded, blocks, given_up) if fresh else before
-        one_armed, done = bet in _ONE_ARMED, list[BlockKey]()
-        for key in sorted(due):
-            (step, start), (arms, opened) = key, blocks[key]
-            if one_armed or arms.champion_n + arms.challenger_n >= self.gate.min_block_rows:
+                step, start = key
+                bucket = step, start // length * length
+                if key in blocks:
+                    blocks[key] = OpenBlock(blocks[key].arms + arms, blocks[key].opened)
+                elif one_armed or (bucket[1] > watermarks[0] - patience and start >= closed.get(bucket, start)):
+                    blocks[key] = OpenBlock(arms, watermark)
+                else:
+                    given_up = {**given_up, step: given_up.get(step, _NO_ARMS) + arms}
+        complete: dict[Place, list[Place]] = {}
+        for key in blocks:
+            bucket = key[0], key[1] // length * length
+            if watermark >= (bucket[1] + length if bet is Bet.NONINFERIORITY else key[1] + part):
+                complete.setdefault(bucket, []).append(key)
+        done = set[Place]()
+        for bucket in sorted(complete):
+            (step, start), keys = bucket, sorted(complete[bucket])
+            arms = sum((blocks[key].arms for key in keys), _NO_ARMS)
+            if one_armed or sum(arms.champion) + sum(arms.challenger) >= self.gate.min_block_rows:
                 won = capitals.get(step, _NOTHING)
                 if any(arms.challenger):
-                    won = tuple((self._increment(metric, series, bet, step, arms) + np.asarray(won)).tolist())
+                    won = tuple(map(add, self._increment(metric, series, bet, step, arms).tolist(), won))
                 # Without challenger rows the increment is 0, whichever the bet.
                 capitals = {**capitals, step: won}
                 folded = {**folded, step: folded.get(step, _NO_ARMS) + arms}
-            elif watermark >= max(start + length, opened) + patience:
+            elif watermark >= max(start, min(blocks[key].opened for key in keys) - length) + patience:
                 given_up = {**given_up, step: given_up.get(step, _NO_ARMS) + arms}
             else:
                 continue
-            done.append(key)
+            done.update(keys)
+            if not one_armed:
+                closed = {**closed, bucket: min(start + length, watermark // part * part)}
         if done:
             blocks = {key: block for key, block in blocks.items() if key not in done}
-        return Account(capitals, folded, blocks, given_up)
+            closed = {bucket: until for bucket, until in closed.items() if bucket[1] > watermark - patience}
+        elif not fresh:
+            return before
+        return Account(capitals, folded, blocks, given_up, closed)
 
     def _increment(self, metric: Metric, series: Series, bet: Bet, step: int, arms: Arms) -> Floats:
         level = self.levels[series]
@@ -298,8 +373,8 @@ class EvidenceState:
 
 def _bets_on(metric: Metric) -> tuple[Bet, ...]:
     """Against the champion where there is a margin, against the bound where there is one."""
-    paired = () if metric.margin is None else (Bet.HARM, Bet.NONINFERIORITY)
-    return paired if metric.bound is None else (*paired, Bet.ABOVE, Bet.BELOW)
+    paired = () if metric.margin is None else _PAIRED
+    return paired if metric.bound is None else paired + _ONE_ARMED
 
 
 def fold(

@@ -3,14 +3,14 @@
 import math
 from typing import Final
 
-from release_pipeline.gate.verdict import Action, HoldReason, MetricVerdict, Signals, Verdict, percent
+from release_pipeline.gate.verdict import Action, Frozen, HoldReason, MetricVerdict, Signals, Verdict, percent
 from release_pipeline.spec import ReleaseSpec
 
 #: The realised share contradicts the configured one only beyond both: standard deviations, and relative difference.
 SHARE_DEVIATIONS: Final = 6.0
 SHARE_DIFFERENCE: Final = 0.5
-#: Kinds that judge every logged request, so that their rows tell the share of the traffic.
-_EVERY_REQUEST: Final = ("errors", "slow", "expression")
+#: Kinds that judge every row of the inference table, so that these tell the share of the traffic.
+EVERY_REQUEST: Final = ("errors", "slow", "expression")
 
 
 def updating(metrics: tuple[MetricVerdict, ...]) -> Verdict:
@@ -34,11 +34,7 @@ def unhealthy(signals: Signals, spec: ReleaseSpec, metrics: tuple[MetricVerdict,
         reason = HoldReason.TABLE_UNREADABLE
         sentence = signals.unreadable
     elif signals.frozen is not None:
-        reason, frozen = HoldReason.TABLE_FROZEN, signals.frozen
-        sentence = (
-            f"the newest row of {frozen.table} is {(signals.now - frozen.newest) / 60:.0f} min old, and the endpoint "
-            f"has answered {frozen.requests} requests since that should be in it; nothing is logged to it any more."
-        )
+        reason, sentence = HoldReason.TABLE_FROZEN, _silence(signals.frozen, signals.now)
     elif signals.update_in_progress:
         return updating(metrics)
     elif signals.unmapped_rows:
@@ -57,6 +53,31 @@ def unhealthy(signals: Signals, spec: ReleaseSpec, metrics: tuple[MetricVerdict,
     return Verdict(Action.HOLD, reason, f"Hold: {sentence}", metrics)
 
 
+def _silence(frozen: Frozen, now: float) -> str:
+    """How it is known that nobody writes to a table any more."""
+    newest = f"the newest row of {frozen.table} is {_age(now - frozen.newest)} old"
+    if frozen.expected is None:
+        return (
+            f"{newest}, and the endpoint has answered {frozen.requests} requests since that should be in it; "
+            "nothing is logged to it any more."
+        )
+    end = "nothing is written to it any more: name a source that is, or mute its metrics."
+    if not frozen.expected:
+        return (
+            f"{newest}, older than all of the {frozen.requests} requests of the time that levels are taken from; {end}"
+        )
+    return (
+        f"{newest}, and the {frozen.requests} requests since should have brought about {frozen.expected}, going by "
+        f"those before; {end}"
+    )
+
+
+def _age(seconds: float) -> str:
+    if seconds < 10_800:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 259_200 else f"{seconds / 86_400:.0f} days"
+
+
 def no_data(metrics: tuple[MetricVerdict, ...], place: str) -> Verdict | None:
     """A hold if no metric has a challenger row of this step."""
     if any(metric.challenger_n for metric in metrics):
@@ -68,7 +89,7 @@ def no_data(metrics: tuple[MetricVerdict, ...], place: str) -> Verdict | None:
 def share_mismatch(signals: Signals, metrics: tuple[MetricVerdict, ...]) -> Verdict | None:
     """A hold if so many rows went the wrong way that the traffic cannot be split as configured."""
     share = signals.configured_share
-    telling = [metric for metric in metrics if metric.kind in _EVERY_REQUEST]
+    telling = [metric for metric in metrics if metric.kind in EVERY_REQUEST]
     if not 0 < share < 1 or not telling:
         return None
     most = max(telling, key=lambda metric: metric.champion_n + metric.challenger_n)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from operator import add
 from typing import Final, NamedTuple, Self
 
@@ -22,6 +23,8 @@ _DEFAULT_LEVEL: Final = 0.05
 BUCKET_LENGTHS: Final = (60, 120, 300, 600, 1200, 3600, 7200, 14400, 43200, 86400)
 #: The champion's rows in a bucket should be this many times the rows that close a block, or too many are left over.
 _BLOCKS_PER_BUCKET: Final = 2.5
+#: Rows of a bucket are counted in slices of event time, no longer than this and all of one length.
+_LONGEST_SLICE: Final = 60
 #: Where nothing is known of the traffic.
 _UNKNOWN_TRAFFIC_SECONDS: Final = 3600
 
@@ -36,7 +39,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What one ingest saw of one series in one event-time bucket of one ramp step.
+    """What one ingest saw of one series in one slice of event time of one ramp step: a bucket or a part of it.
 
     An observation with counts of zero is allowed: it carries a new watermark when no row came.
     """
@@ -46,7 +49,7 @@ class Observation:
     step: int
     """Ramp step at the rows' event time; 0 is the first."""
     bucket_start: float
-    """Start of the event-time bucket, unix seconds."""
+    """Start of the slice, unix seconds; see :func:`slice_seconds`."""
     metric: str
     """Name of the metric in the gate."""
     segment: str = ""
@@ -58,6 +61,8 @@ class Observation:
     champion_unjudged: int = 0
     """Champion rows without a usable value: NULL, NaN, a negative duration, a status that is none."""
     challenger_unjudged: int = 0
+    challenger_failed: int = 0
+    """How many of them the metric's own SQL failed on; of the champion's rows of that read none are counted."""
     from_version: int
     """First commit version of the table that the ingest read."""
     to_version: int
@@ -72,7 +77,8 @@ class Observation:
                 f"observation of {self.metric} in ingest {self.ingest} has {len(self.champion)} champion and "
                 f"{len(self.challenger)} challenger bins; give both arms the same bins, at least 2"
             )
-        if min(*self.champion, *self.challenger, self.champion_unjudged, self.challenger_unjudged) < 0:
+        unjudged = self.challenger_unjudged - self.challenger_failed
+        if min(*self.champion, *self.challenger, self.champion_unjudged, self.challenger_failed, unjudged) < 0:
             raise ValueError(f"observation of {self.metric} in ingest {self.ingest} has a negative count; count again")
 
     @property
@@ -156,3 +162,16 @@ def bucket_seconds_for(gate: GatePart, champion_rows_per_second: float) -> int:
         return _UNKNOWN_TRAFFIC_SECONDS
     rows = _BLOCKS_PER_BUCKET * gate.min_block_rows
     return next((s for s in BUCKET_LENGTHS if s * champion_rows_per_second >= rows), BUCKET_LENGTHS[-1])
+
+
+@cache
+def slice_seconds(bucket_seconds: float) -> float:
+    """Length of the slices that a bucket's rows are counted in: a minute, or the next shorter time that divides it.
+
+    Harm is bet as soon as enough slices are complete. Where traffic is low a bucket may last for hours, and a version
+    that fails every request must not have so long.
+    """
+    seconds = round(bucket_seconds)
+    if seconds <= _LONGEST_SLICE or seconds != bucket_seconds:
+        return bucket_seconds
+    return float(next(part for part in range(_LONGEST_SLICE, 0, -1) if seconds % part == 0))

@@ -5,8 +5,8 @@ blocks that a bet needs follow requests and hours. The time of a step has these 
 
 - rows: the challenger's share of the requests, times the rows per request that the metric gives;
 - buckets: evidence of being good enough counts a bucket of event time when it is over, and only if it has
-  ``gate.min_block_rows`` in it; evidence of harm counts at each tick of the sensor;
-- lag: rows come as much later as the table lags;
+  ``gate.min_block_rows`` in it; evidence of harm counts by the minute, as soon as there are as many rows;
+- lag: rows come as much later as the table lags, and values as much later as they take to settle;
 - the shortest time of a step, ``ramp.min_step_seconds``.
 
 Not in it: the minutes that an update of the endpoint takes, and holds for faults.
@@ -45,8 +45,9 @@ USUAL_ROWS: Final[Mapping[str, float]] = {"feedback": 0.05}
 USUAL_SEGMENTS: Final = 3
 
 _DEFAULT_LEVEL: Final = 0.05
-#: Sizes of regressions in standard deviations of one row.
-_SIZES: Final = (0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56)
+#: The smallest regression that is looked at: so many standard deviations of one row, or this part of the margin.
+_LEAST_DEVIATIONS: Final = 0.04
+_LEAST_OF_MARGIN: Final = 0.1
 _FACTORS: Final = (2, 5)
 
 _Curve = tuple[tuple[float, tuple[float, float]], ...]
@@ -211,15 +212,29 @@ def _series_step(
 
 def _curve(course: Course, deadline: float) -> _Curve:
     """Median and 90th percentile of the seconds until regressions of growing size are rolled back."""
-    spread = math.sqrt(course.level * (1 - course.level))
-    means = sorted({min(course.harmless + size * spread, 1.0) for size in _SIZES})
     found: list[tuple[float, tuple[float, float]]] = []
-    for mean in reversed(means):
+    for mean in reversed(_means(course)):
         seconds = course.seconds_to_roll_back(mean, deadline)
         found.append((mean, (quantile(seconds, 0.5), quantile(seconds, 0.9))))
         if math.isinf(found[-1][1][0]):
             break  # Smaller ones take longer still.
     return tuple(reversed(found))
+
+
+def _means(course: Course) -> list[float]:
+    """Regressions from small to as large as there are, each twice the size of the one before.
+
+    Where the level is next to 0, so is a row's standard deviation: the largest must not hang on it.
+    """
+    size = _LEAST_DEVIATIONS * math.sqrt(course.level * (1 - course.level))
+    aim = course.metric.bound if course.margin is None else course.margin
+    if aim:
+        size = min(size, _LEAST_OF_MARGIN * aim)
+    means = []
+    while course.harmless + size < 1:
+        means.append(course.harmless + size)
+        size *= 2
+    return [*means, 1.0]
 
 
 def _typical(course: Course) -> dict[str, float]:

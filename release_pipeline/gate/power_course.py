@@ -11,7 +11,7 @@ from release_pipeline.gate.betting import (
     harm_increment,
     noninferiority_increment,
 )
-from release_pipeline.gate.observations import bucket_seconds_for
+from release_pipeline.gate.observations import bucket_seconds_for, slice_seconds
 from release_pipeline.gate.power_plan import Traffic, Wait
 from release_pipeline.gate.power_simulation import Leg, Race, blocks_until
 from release_pipeline.spec import ReleaseSpec
@@ -59,7 +59,7 @@ class Course:
         """Hours until an equal version is shown to be good enough, per release."""
         hours = _DEADLINES * self._spec.ramp.deadline_hours
         buckets = self._advance(self.level, hours * 3600)
-        return (buckets * self.bucket_seconds + self._traffic.lag_seconds + self._tick) / 3600
+        return (buckets * self.bucket_seconds + self._lag + self._tick) / 3600
 
     def false_advance(self) -> float:
         """Probability that a version at the edge is shown to be good enough before the ramp's deadline, simulated.
@@ -83,9 +83,14 @@ class Course:
 
     def wait(self, seconds: tuple[float, float]) -> Wait:
         """Requests and hours of a median and a 90th percentile of seconds of traffic."""
-        rate, lag = self._traffic.requests_per_second * self.share, self._traffic.lag_seconds
-        requests, hours = [each * rate for each in seconds], [(each + lag) / 3600 for each in seconds]
+        rate = self._traffic.requests_per_second * self.share
+        requests, hours = [each * rate for each in seconds], [(each + self._lag) / 3600 for each in seconds]
         return Wait(*requests, *hours)
+
+    @property
+    def _lag(self) -> float:
+        """Seconds from a request until its value counts: its row is there, and its value has settled."""
+        return max(self._traffic.lag_seconds, self.metric.settle_seconds)
 
     @property
     def _tick(self) -> float:
@@ -129,12 +134,12 @@ class Course:
 
     def _harm_block(self) -> tuple[float, float]:
         """Seconds of a block that is bet for harm, and the share of the rows that are in one."""
-        if self.margin is None:
-            return float(self.bucket_seconds), 1.0
-        least, in_tick = self._spec.gate.min_block_rows, self._rate * self._tick
-        if in_tick >= least:
-            return self._tick, 1.0
-        rows, in_bucket = max(in_tick, float(least)), self._rate * self.bucket_seconds
+        # Slices are bet when they are complete, and looked at once per tick.
+        seconds = max(self._tick, slice_seconds(self.bucket_seconds))
+        least, in_slices = self._spec.gate.min_block_rows, self._rate * seconds
+        if self.margin is None or in_slices >= least:
+            return seconds, 1.0
+        rows, in_bucket = float(least), self._rate * self.bucket_seconds
         # What is left at the end of a bucket is lost: on average half a block.
         used = 1 - rows / (2 * in_bucket) if in_bucket >= 2 * rows else _poisson_at_least(least - 1, in_bucket)
         return min(rows / self._rate, float(self.bucket_seconds)), used

@@ -18,6 +18,7 @@ def state_to_dict(state: EvidenceState) -> dict[str, Any]:
         "small": sorted(list(series) for series in state.small),
         "last_ingest": state.last_ingest,
         "levels": [[*series, level.hex()] for series, level in state.levels.items()],
+        "level_rows": [[*series, n] for series, n in state.level_rows.items()],
         "metrics": [[*series, _metric(evidence)] for series, evidence in state.metrics.items()],
     }
 
@@ -36,6 +37,8 @@ def state_from_dict(data: Mapping[str, Any], gate: GatePart) -> EvidenceState:
             small=frozenset(Series(name, segment) for name, segment in data["small"]),
             last_ingest=int(data["last_ingest"]),
             metrics={Series(name, segment): _read_metric(each) for name, segment, each in data["metrics"]},
+            # A state of an earlier version of this package lacks them.
+            level_rows={Series(name, segment): int(n) for name, segment, n in data.get("level_rows", ())},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the stored evidence state has no valid {error}; fold the observations anew") from error
@@ -50,6 +53,7 @@ def _metric(evidence: MetricEvidence) -> dict[str, Any]:
         "watermark": float(evidence.watermark).hex(),
         "rows": _by_step(evidence.rows),
         "unjudged": {str(step): list(rows) for step, rows in evidence.unjudged.items()},
+        "failed": {str(step): rows for step, rows in evidence.failed.items()},
         "accounts": {
             bet.value: {
                 "capitals": {str(step): [value.hex() for value in logs] for step, logs in account.capitals.items()},
@@ -58,6 +62,9 @@ def _metric(evidence: MetricEvidence) -> dict[str, Any]:
                 "open": [
                     [step, float(start).hex(), *_arms(block.arms), float(block.opened).hex()]
                     for (step, start), block in account.open.items()
+                ],
+                "closed": [
+                    [step, float(start).hex(), float(until).hex()] for (step, start), until in account.closed.items()
                 ],
             }
             for bet, account in evidence.accounts.items()
@@ -70,6 +77,8 @@ def _read_metric(data: Mapping[str, Any]) -> MetricEvidence:
         watermark=float.fromhex(data["watermark"]),
         rows=_read_by_step(data["rows"]),
         unjudged={int(step): (champion, challenger) for step, (champion, challenger) in data["unjudged"].items()},
+        # A state of an earlier version of this package lacks them.
+        failed={int(step): int(rows) for step, rows in data.get("failed", {}).items()},
         accounts={
             Bet(bet): Account(
                 capitals={int(step): tuple(map(float.fromhex, logs)) for step, logs in account["capitals"].items()},
@@ -78,6 +87,11 @@ def _read_metric(data: Mapping[str, Any]) -> MetricEvidence:
                 open={
                     (int(step), float.fromhex(start)): OpenBlock(_read_arms(arms), float.fromhex(opened))
                     for step, start, *arms, opened in account["open"]
+                },
+                # A state of an earlier version of this package lacks them.
+                closed={
+                    (int(step), float.fromhex(start)): float.fromhex(until)
+                    for step, start, until in account.get("closed", ())
                 },
             )
             for bet, account in data["accounts"].items()

@@ -33,6 +33,8 @@ class HoldReason(StrEnum):
     AWAITING_APPROVAL = "AWAITING_APPROVAL"
     UPDATE_IN_PROGRESS = "UPDATE_IN_PROGRESS"
     PAUSED = "PAUSED"
+    FROZEN = "FROZEN"
+    BAKING = "BAKING"
 
 
 class GoReason(StrEnum):
@@ -69,6 +71,9 @@ class Frozen:
     """Event time of its newest row, unix seconds."""
     requests: int
     """Requests that the endpoint has answered since, and that should have been logged by now."""
+    expected: int | None = None
+    """Of a table of ratings: how many those requests should have brought, going by the ones before; 0 where it had none
+    in all the time that was looked at. None of the inference table, which has a row of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +89,8 @@ class Signals:
     """Rows whose served entity is neither the champion's nor the challenger's."""
     unlogged_errors: int = 0
     """Failures of the challenger that the endpoint has counted, and that are not in the table."""
+    late_rows: int = 0
+    """Challenger rows of the step that came too late for an inference table without a change feed: never read."""
     lag_seconds: float | None = None
     """Delay from a request to its row, as last measured; None if it was never measured."""
     update_in_progress: bool = False
@@ -118,6 +125,8 @@ class MetricVerdict:
     champion_unjudged: int = 0
     """Champion rows without a usable value."""
     challenger_unjudged: int = 0
+    challenger_failed: int = 0
+    """How many of them the metric's own SQL failed on."""
     harm_e: float
     """E-value of "worse than tolerated", or "above the bound" without a champion."""
     harm_limit: float

@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--fault", action="append", default=[], metavar="NAME=JSON", help="any field of Faults, as payload_shape=legacy"
     )
+    parser.add_argument(
+        "--keep-warm-seconds", type=float, default=0.0, help="how long a removed entity's process waits for its return"
+    )
     options = parser.parse_args(arguments)
     faults = Faults(
         inference_lag_seconds=options.lag,
@@ -35,7 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     try:
         token = ensure_token(options.token_file)
-        serve(Settings(data_dir=options.data.resolve(), token=token, port=options.port, faults=faults))
+        serve(
+            Settings(
+                data_dir=options.data.resolve(),
+                token=token,
+                port=options.port,
+                faults=faults,
+                keep_warm_seconds=options.keep_warm_seconds,
+            )
+        )
     except CannotServe as error:
         print(error, file=sys.stderr)
         return 2

@@ -22,14 +22,18 @@ from release_pipeline.local_workspace.sql.engine import SqlEngine
 from release_pipeline.local_workspace.state.database import Database
 from release_pipeline.local_workspace.state.files import FileStore
 from release_pipeline.local_workspace.state.grants import Grants
+from release_pipeline.local_workspace.state.object_permissions import ObjectPermissions
+from release_pipeline.local_workspace.state.principals import Principals
 from release_pipeline.local_workspace.state.registry import ModelRegistry
 from release_pipeline.local_workspace.wire import (
     catalogs,
     faults,
     files,
     identity,
+    object_permissions,
     openai,
     permissions,
+    principals,
     queries,
     registry,
     serving,
@@ -52,6 +56,8 @@ class LocalWorkspace:
         files: What the Files API stores, model versions and run artifacts included.
         registry: Unity Catalog registered models and their versions.
         grants: Unity Catalog privileges.
+        principals: Users and service principals.
+        object_permissions: Who may do what with the SQL warehouse.
         sql: Tables and the Databricks SQL that reads them.
         tracking: mlflow's own tracking server, mounted.
         serving: Model Serving endpoints and their scoring processes.
@@ -62,6 +68,8 @@ class LocalWorkspace:
     files: FileStore = field(init=False)
     registry: ModelRegistry = field(init=False)
     grants: Grants = field(init=False)
+    principals: Principals = field(init=False)
+    object_permissions: ObjectPermissions = field(init=False)
     sql: SqlEngine = field(init=False)
     tracking: MlflowApp = field(init=False)
     serving: ServingEndpoints = field(init=False)
@@ -72,9 +80,16 @@ class LocalWorkspace:
         self.files = FileStore(data_dir)
         self.registry = ModelRegistry(self.database, self.files, self.settings.user_name)
         self.grants = Grants(self.database, self.settings.catalogs, self.settings.user_name)
+        self.principals = Principals(self.database, self.settings.user_name)
+        self.object_permissions = ObjectPermissions(self.database)
         self.sql = SqlEngine(data_dir, self.settings.catalogs)
         self.tracking = MlflowApp(data_dir)
         self.serving = ServingEndpoints(self)
+
+    def owner_of_token(self, token: bytes) -> str | None:
+        """Whose token it is, other than the workspace's own user's; None where it is nobody's."""
+        principal = self.principals.of_token(token)
+        return principal.name if principal else None
 
     async def start(self) -> None:
         """Starts the parts that run by themselves; the tracking server goes on loading in the background."""
@@ -106,7 +121,7 @@ def build_app(settings: Settings) -> Starlette:
         lifespan=lifespan,
         middleware=[
             Middleware(WorkspaceIdHeader, workspace_id=settings.workspace_id),
-            Middleware(TokenAuth, token=settings.token),
+            Middleware(TokenAuth, token=settings.token, owner_of=workspace.owner_of_token),
         ],
         exception_handlers={
             ApiError: _answer_api_error,
@@ -122,8 +137,8 @@ def build_app(settings: Settings) -> Starlette:
 def all_routes(workspace: LocalWorkspace) -> list[Route]:
     """Every route that the workspace answers; the mounted tracking server's catch-alls come last."""
     # The query routes lead: they are the ones whose speed matters, and routes are tried in order.
-    parts = [queries, openai, serving, statements, tables, registry, files, identity, catalogs, permissions]
-    parts += [faults, tracking]
+    parts = [queries, openai, serving, statements, tables, registry, files, identity, principals]
+    parts += [catalogs, permissions, object_permissions, faults, tracking]
     return [route for part in parts for route in part.routes(workspace)]
 
 

@@ -30,6 +30,8 @@ class Faults:
             are there stay as they are.
         minute_metrics: Metrics count the last full minute, as the service's do, and not all since the start.
         update_seconds: Shortest time that an update of an endpoint takes, on top of starting its workers.
+        updates_to_fail: That many of the next updates of endpoints are taken and then end as UPDATE_FAILED. The server
+            counts down.
     """
 
     inference_lag_seconds: float = 0.0
@@ -43,6 +45,7 @@ class Faults:
     derived_tables: float | None = None
     minute_metrics: bool = False
     update_seconds: float = 0.0
+    updates_to_fail: int = 0
 
     def __post_init__(self) -> None:
         self.change({each.name: getattr(self, each.name) for each in fields(self)})
@@ -89,6 +92,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "derived_tables": (lambda value: value is None or _is_duration(value), "a number of seconds, or null for off"),
     "minute_metrics": _SWITCH,
     "update_seconds": _DURATION,
+    "updates_to_fail": (lambda value: type(value) is int and value >= 0, "a whole number, 0 or more"),
 }
 
 
@@ -105,6 +109,8 @@ class Settings:
         user_name: Who the token belongs to, as the identity route answers.
         catalogs: The Unity Catalog catalogs that exist from the start, each with a schema ``default``.
         faults: Misbehaviour on request, which may change while the workspace runs.
+        keep_warm_seconds: How long the scoring process of an entity that was removed waits for the same entity to
+            come back to the same endpoint, which is then ready at once.
     """
 
     data_dir: Path
@@ -115,6 +121,7 @@ class Settings:
     user_name: str = "developer@localhost"
     catalogs: tuple[str, ...] = ("main",)
     faults: Faults = field(default_factory=Faults)
+    keep_warm_seconds: float = 0.0
 
     @property
     def url(self) -> str:

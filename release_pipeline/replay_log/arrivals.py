@@ -1,9 +1,9 @@
 """The rows of a release laid out by the ticks of the gate: what each tick reads, and which ticks can change anything.
 
 At low traffic nearly every row is a tick of its own, and at nearly all of them nothing can change: a block of evidence
-closes only once it has enough champion rows, or when the watermark passes its bucket's end. Ticks between two such ones
-may be read as one, because rows only add up in open blocks. :func:`closing` finds the ticks that may not be skipped.
-Which they are depends on counts and times alone.
+closes only when the watermark passes the end of a bucket, or of a slice that brings enough rows. Ticks between two such
+ones may be read as one, because rows only add up in open slices. :func:`closing` finds the ticks that may not be
+skipped. Which they are depends on counts and times alone.
 """
 
 from bisect import bisect_left
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from release_pipeline.gate.betting import Floats
-from release_pipeline.gate.evidence import BlockKey
+from release_pipeline.gate.evidence import Place
+from release_pipeline.gate.observations import slice_seconds
 from release_pipeline.replay_log.log_table import Flags, ReleaseRows
 
 Whole = NDArray[np.int64]
@@ -25,7 +26,7 @@ LAG_READS: Final = 5
 
 
 class SeriesCounts(NamedTuple):
-    """Counts of one series in the order of reads: ``rows[i]`` at read ``at[i]``, of block ``keys[key[i]]``.
+    """Counts of one series in the order of reads: ``rows[i]`` at read ``at[i]``, of slice ``keys[key[i]]``.
 
     ``slot`` is 0 for the champion's unjudged rows and 1 + bin for its others; the challenger's begin at ``bins + 1``.
     """
@@ -34,7 +35,7 @@ class SeriesCounts(NamedTuple):
     key: list[int]
     slot: list[int]
     rows: list[int]
-    keys: list[BlockKey]
+    keys: list[Place]
     bins: int
 
 
@@ -44,7 +45,8 @@ class Arrivals:
 
     Attributes:
         ticks: Number of each read's tick; tick 1 is the first after the ramp's start.
-        watermark: Event time up to which rows are believed complete at each read, unix seconds.
+        watermark: Event time up to which rows are believed complete at each read, unix seconds; minus infinity before
+            the first one that tells it.
         lag: Longest delay of the latest reads, seconds.
         read_of: Read of each row, -1 for rows from before the release.
         counted: Rows that can be evidence, if they are of a step.
@@ -88,13 +90,15 @@ class Arrivals:
         counted = here & rows.answered & rows.first & in_step
         delay = np.zeros(len(ticks))
         np.maximum.at(delay, reads[counted], (rows.arrived - rows.requested)[counted])
+        # A read of nothing but copies of evidence tells nothing of time, as live.
+        brought = np.zeros(len(ticks), dtype=np.bool_)
+        brought[reads[here & (rows.first | ~(rows.answered & in_step))]] = True
         newest = np.full(len(ticks), -np.inf)
         np.maximum.at(newest, reads[here], rows.arrived[here])
+        newest[~brought] = -np.inf
         trailing = np.minimum(np.maximum.accumulate(delay), most_lag) if fixed_lag is None else fixed_lag
         watermark = np.maximum.accumulate(newest - trailing)
-        fresh = np.zeros(len(ticks), dtype=np.bool_)
-        fresh[reads[here & rows.first]] = True
-        return cls(ticks.tolist(), watermark.tolist(), _longest_of_latest(delay, fresh), reads, counted, rows)
+        return cls(ticks.tolist(), watermark.tolist(), _longest_of_latest(delay, brought), reads, counted, rows)
 
     def series_counts(
         self, bins_of: NDArray[np.int16], bins: int, steps: Whole, bucket_seconds: float, after: int
@@ -105,7 +109,7 @@ class Arrivals:
             bins_of: Value bin of each row, -1 unjudged, -2 not of the series.
             bins: Number of bins.
             steps: Step of each row, -1 for none.
-            bucket_seconds: Length of an event-time bucket.
+            bucket_seconds: Length of an event-time bucket; counts are by its slices.
             after: The last read that is done with; -1 for none.
         """
         chosen = np.flatnonzero((self.read_of > after) & self.counted & (bins_of > -2) & (steps >= 0))
@@ -113,7 +117,8 @@ class Arrivals:
             return SeriesCounts([], [], [], [], [], bins)
         slots = 2 * (bins + 1)
         slot = bins_of[chosen] + 1 + self.rows.challenger[chosen] * (bins + 1)
-        bucket = np.floor(self.rows.requested[chosen] / bucket_seconds).astype(np.int64)
+        part = slice_seconds(bucket_seconds)
+        bucket = np.floor(self.rows.requested[chosen] / part).astype(np.int64)
         lowest = int(bucket.min())
         width = int(bucket.max()) - lowest + 1
         block = steps[chosen] * width + (bucket - lowest)
@@ -123,7 +128,7 @@ class Arrivals:
         blocks, slot = np.divmod(codes, slots)
         at, block = np.divmod(blocks, width * (int(steps.max()) + 1))
         known, key = np.unique(block, return_inverse=True)
-        keys = [(int(each) // width, (int(each) % width + lowest) * bucket_seconds) for each in known]
+        keys = [(int(each) // width, (int(each) % width + lowest) * part) for each in known]
         return SeriesCounts(at.tolist(), key.tolist(), slot.tolist(), count.tolist(), keys, bins)
 
     def closing(
@@ -132,8 +137,8 @@ class Arrivals:
         bucket_seconds: float,
         enough: int,
         *,
-        harm: Mapping[BlockKey, int],
-        waiting: Mapping[BlockKey, int],
+        harm: Mapping[Place, int],
+        good: Mapping[Place, int],
         paired: bool,
     ) -> set[int]:
         """The reads after which a block may be closed, or that must not be put together with the one before.
@@ -142,33 +147,41 @@ class Arrivals:
             counts: Counts of one series.
             bucket_seconds: Length of an event-time bucket.
             enough: Rows of both arms that close a block.
-            harm: Rows of the open blocks that close as soon as they have enough.
-            waiting: Rows that count of the open blocks that wait for the watermark: those of both arms, or of
-                one-armed bets the challenger's.
-            paired: Whether the series is held against the champion; else only bounds count, and any row is enough.
+            harm: Rows of the open slices of the bet that may roll back, those of both arms.
+            good: The same of the bet that lets a step go.
+            paired: Whether the series is held against the champion; else only bounds count, and any slice with a
+                challenger's row is enough.
         """
         at, key, slot = (np.asarray(each, dtype=np.int64) for each in (counts.at, counts.key, counts.slot))
         count, keys = np.asarray(counts.rows, dtype=np.int64), counts.keys
-        passed = np.asarray([self._passed(start + bucket_seconds) for _, start in keys], dtype=np.int64)
-        late = at > passed[key] if len(at) else np.zeros(0, dtype=np.bool_)
-        found = {read for each in np.unique(at[late]).tolist() for read in (each - 1, each)}
-        # What comes late joins a block whose age must be known, so the block must have begun on time.
-        found |= {read for each in np.unique(key[late]).tolist() for read in (int(passed[each]) - 1, int(passed[each]))}
+        passed = [self._passed(start + slice_seconds(bucket_seconds)) for _, start in keys]
+        late = np.zeros(len(keys), dtype=np.bool_)
+        late[key[at > np.asarray(passed, dtype=np.int64)[key]]] = True
+        found = set(np.unique(at[late[key]]).tolist())
+        found |= {read - 1 for read in found}
         challenger = slot > counts.bins + 1
         judged = ((slot >= 1) & (slot <= counts.bins)) | challenger
-        telling, least = (judged, enough) if paired else (challenger, 1)
-        on_time = np.bincount(key[telling & ~late], weights=count[telling & ~late], minlength=len(keys))
-        for index, block in enumerate(keys):
-            if on_time[index] + waiting.get(block, 0) >= least:
-                found.add(int(passed[index]))
-        known = set(keys)
-        found |= {
-            self._passed(block[1] + bucket_seconds)
-            for block, rows in waiting.items()
-            if block not in known and rows >= least
-        }
-        if paired:
-            found |= _filled(at[judged], key[judged], count[judged], keys, harm, enough)
+        rows = np.bincount(key[judged], weights=count[judged], minlength=len(keys)).tolist()
+        of_challenger = np.bincount(key[challenger], weights=count[challenger], minlength=len(keys)).tolist()
+        buckets: dict[Place, list[int]] = {}
+        for index, place in enumerate(keys):
+            buckets.setdefault(_bucket(place, bucket_seconds), []).append(index)
+        waiting = {True: _by_bucket(harm, bucket_seconds), False: _by_bucket(good, bucket_seconds)}
+        for bucket in {*buckets, *waiting[True], *waiting[False]}:
+            slices, over = buckets.get(bucket, []), self._passed(bucket[1] + bucket_seconds)
+            begun = [
+                (self._passed(start + slice_seconds(bucket_seconds)), n) for start, n in waiting[True].get(bucket, ())
+            ]
+            if late[slices].any():
+                # What comes late joins a block whose age must be known, so that all of it must have begun on time.
+                found |= {read for index in slices for read in (passed[index] - 1, passed[index])} | {over - 1, over}
+                found |= {read for read, _ in begun}
+            elif not paired:
+                found |= {passed[index] for index in slices if of_challenger[index]} | {read for read, _ in begun}
+            else:
+                found |= _filled(sorted(begun + [(passed[index], rows[index]) for index in slices]), enough)
+                if sum(rows[index] for index in slices) + sum(n for _, n in waiting[False].get(bucket, ())) >= enough:
+                    found.add(over)
         return {read for read in found if 0 <= read < len(self.ticks)}
 
     def _passed(self, time: float) -> int:
@@ -176,29 +189,39 @@ class Arrivals:
         return bisect_left(self.watermark, time)
 
 
-def _filled(
-    at: Whole, key: Whole, count: Whole, keys: list[BlockKey], started: Mapping[BlockKey, int], enough: int
-) -> set[int]:
-    """The reads at which a block has enough rows, begins anew, has enough again, and so on."""
-    order = np.argsort(key, kind="stable")
-    reads, sums = at[order].tolist(), np.cumsum(count[order]).tolist()
-    edges = np.searchsorted(key[order], np.arange(len(keys) + 1)).tolist()
-    found = set()
-    for index, block in enumerate(keys):
-        here, end = edges[index], edges[index + 1]
-        goal = (sums[here - 1] if here else 0) + enough - started.get(block, 0)
-        while (here := bisect_left(sums, goal, here, end)) < end:
-            read = reads[here]
-            found.add(read)
-            while here < end and reads[here] == read:
-                here += 1
-            goal = sums[here - 1] + enough
+def _bucket(place: Place, bucket_seconds: float) -> Place:
+    return place[0], place[1] // bucket_seconds * bucket_seconds
+
+
+def _by_bucket(rows: Mapping[Place, int], bucket_seconds: float) -> dict[Place, list[tuple[float, int]]]:
+    """Starts and rows of slices by their bucket."""
+    found: dict[Place, list[tuple[float, int]]] = {}
+    for place, n in rows.items():
+        found.setdefault(_bucket(place, bucket_seconds), []).append((place[1], n))
     return found
 
 
-def _longest_of_latest(delay: Floats, fresh: Flags) -> list[float]:
-    """The longest delay of the latest reads that brought a row that is no duplicate."""
-    padded = np.concatenate([np.zeros(LAG_READS), delay[fresh]])
+def _filled(slices: list[tuple[int, int]], enough: int) -> set[int]:
+    """The reads at which the complete slices of a bucket have enough rows, begin anew, have enough again, and so on.
+
+    Args:
+        slices: The read at which each is complete, and its rows; in order.
+        enough: Rows that close a block.
+    """
+    found, rows, closed = set[int](), 0, -1
+    for read, n in slices:
+        if read == closed:
+            continue
+        rows += n
+        if rows >= enough:
+            found.add(read)
+            rows, closed = 0, read
+    return found
+
+
+def _longest_of_latest(delay: Floats, brought: Flags) -> list[float]:
+    """The longest delay of the latest reads that brought more than copies."""
+    padded = np.concatenate([np.zeros(LAG_READS), delay[brought]])
     longest = np.lib.stride_tricks.sliding_window_view(padded, LAG_READS).max(axis=1)
-    found: list[float] = longest[np.cumsum(fresh)].tolist()
+    found: list[float] = longest[np.cumsum(brought)].tolist()
     return found

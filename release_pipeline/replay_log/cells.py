@@ -102,6 +102,16 @@ def cells(
     return Cells(values, tuple(checks))
 
 
+def chance(metric: str) -> str:
+    """SQL of where a metric's badness of the request ``id`` is rounded, in (0, 1), as the gate's own SQL has it.
+
+    A badness goes to the upper one of its two neighbouring bins where its distance from the lower, in bins, and this
+    number make more than 1.
+    """
+    hashed = f"substr(md5({literal(metric + '/')} || id), 1, 8)"
+    return f"(CAST(CAST('0x' || {hashed} AS UBIGINT) AS DOUBLE) + 0.5) / 4294967296"
+
+
 def quoted(column: str) -> str:
     """A column's name in SQL."""
     return '"' + column.replace('"', '""') + '"'

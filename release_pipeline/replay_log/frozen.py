@@ -94,7 +94,7 @@ def freeze(
         if metric.kind == "slow" and not table.own_column(metric.name):
             threshold = _threshold(metric, rows, badness[before])
             badness = _slow(badness, threshold)
-        binned = _bins(badness, metric.bins)
+        binned = _bins(badness, metric.bins, rows.chances.get(metric.name, 0.5))
         rate = float((binned[recent] >= 0).sum()) / span
         if not rate:
             share = metric.sample if metric.kind == "judge" else USUAL_SHARE.get(metric.kind, 1.0)
@@ -152,9 +152,9 @@ def _slow(durations: Floats, threshold: int | None) -> Floats:
     return np.where(np.isnan(durations), math.nan, (durations > threshold).astype(np.float64))
 
 
-def _bins(badness: Floats, bins: int) -> "np.ndarray[tuple[int], np.dtype[np.int16]]":
+def _bins(badness: Floats, bins: int, chance: Floats | float) -> "np.ndarray[tuple[int], np.dtype[np.int16]]":
     unjudged = np.isnan(badness)
-    found = np.floor(np.where(unjudged, 0.0, badness) * (bins - 1) + 0.5).astype(np.int16)
+    found = np.floor(np.where(unjudged, 0.0, badness) * (bins - 1) + chance).astype(np.int16)
     found[unjudged] = -1
     return found
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from release_pipeline.errors import LogError, first_sentence
 from release_pipeline.gate.betting import Floats
-from release_pipeline.replay_log.cells import CHALLENGER, Cells, cells, literal, quoted
+from release_pipeline.replay_log.cells import CHALLENGER, Cells, cells, chance, literal, quoted
 from release_pipeline.replay_log.columns import find_columns
 from release_pipeline.spec import ReleaseSpec
 
@@ -38,6 +38,7 @@ class ReleaseRows:
         answered: Whether a version answered it.
         values: Per metric the badness, for a `slow` metric without a column of its own milliseconds; NaN where it
             cannot be judged.
+        chances: Per metric with more than two bins where its values are rounded, in (0, 1).
         segments: Per metric with segments the labels.
         percent: Configured traffic of the challenger, percent; None where the log does not say.
     """
@@ -49,6 +50,7 @@ class ReleaseRows:
     first: Flags
     answered: Flags
     values: Mapping[str, Floats]
+    chances: Mapping[str, Floats] = field(default_factory=dict)
     segments: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
     percent: Floats | None = None
 
@@ -104,7 +106,9 @@ class LogTable:
     def rows(self, release: str) -> ReleaseRows:
         """The rows of one release."""
         metrics = self._gate.metrics
+        scores = {index: metric for index, metric in enumerate(metrics) if metric.bins > 2}
         more = [f"value_{index}" for index in range(len(metrics))] + sorted(self._has)
+        more += [f"{chance(metric.name)} AS chance_{index}" for index, metric in scores.items()]
         got: dict[str, Any] = self._connection.execute(
             f"""
             SELECT arrived, requested, arm = {CHALLENGER} AS challenger, answered, {", ".join(more)},
@@ -121,6 +125,7 @@ class LogTable:
             first=got["first"],
             answered=got["answered"],
             values={metric.name: got[f"value_{index}"] for index, metric in enumerate(metrics)},
+            chances={metric.name: got[f"chance_{index}"] for index, metric in scores.items()},
             segments={
                 metric.name: got[f"segment_{index}"]
                 for index, metric in enumerate(metrics)

@@ -174,23 +174,13 @@ class _Clock:
             track.lay_out(counts)
             paired = track.harm_bet is Bet.HARM
             evidence = self._state.metric(*track.series)
-            waiting = {
-                key: block.arms.challenger_n + (block.arms.champion_n if paired else 0)
-                for key, block in evidence.account(track.good_bet).open.items()
-            }
-            harm = {
-                key: block.arms.champion_n + block.arms.challenger_n
-                for key, block in evidence.account(track.harm_bet).open.items()
-            }
             if track.watched:
-                plan |= self._arrivals.closing(
-                    counts,
-                    length,
-                    self._spec.gate.min_block_rows,
-                    harm=harm if paired else {},
-                    waiting=waiting,
-                    paired=paired,
+                harm, good = (
+                    {place: each.arms.champion_n + each.arms.challenger_n for place, each in account.open.items()}
+                    for account in map(evidence.account, (track.harm_bet, track.good_bet))
                 )
+                enough = self._spec.gate.min_block_rows
+                plan |= self._arrivals.closing(counts, length, enough, harm=harm, good=good, paired=paired)
         self._plan = sorted(plan)
 
     def _ingest(self, read: int) -> None:

@@ -73,7 +73,8 @@ def _story(observed: Observed, release: ReleaseState, endpoint_url: str) -> dict
         "sentence": verdict.sentence,
         "traffic_percent": release.traffic_percent,
         **({"trend": dg.MetadataValue.md(trend)} if trend else {}),
-        "metrics": metrics_table(verdict.metrics),
+        # A first step was decided without any.
+        **({"metrics": metrics_table(verdict.metrics)} if verdict.metrics else {}),
         "verdict": verdict.action.value,
         "reason": str(verdict.reason),
         "stage": release.stage.value,

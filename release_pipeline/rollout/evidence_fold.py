@@ -14,17 +14,15 @@ from typing import Any, Final, Self
 
 from release_pipeline.gate.betting import log_e_value
 from release_pipeline.gate.evidence import Bet, EvidenceState
-from release_pipeline.gate.observations import OTHER, Baseline, Observation, Series
+from release_pipeline.gate.observations import OTHER, Baseline, Observation, Series, slice_seconds
 from release_pipeline.gate.state_json import state_from_dict, state_to_dict
 from release_pipeline.rollout.reconciliation import Reconciliation
 from release_pipeline.spec_gate import GatePart
-from release_pipeline.workspace.counts import MetricPlan, Read
+from release_pipeline.workspace.counts import Cell, Counted, MetricPlan
 from release_pipeline.workspace.evidence_table import EvidenceRow
 
 #: The lag that people are shown, and that LAGGING goes by, is the longest of this many reads that brought rows.
 LAG_INGESTS: Final = 5
-#: Reads of a table without a change feed that are counted again for late rows.
-_READS_KEPT: Final = 12
 #: A path of e-values that grows longer is thinned to half.
 _LONGEST_PATH: Final = 160
 
@@ -46,6 +44,7 @@ class EvidenceSoFar:
     Attributes:
         state: The gate's state.
         baselines: The champion's levels from before the release.
+        unfrozen: By metric why its level could not be read so far; nothing is counted for it before that.
         thresholds: Frozen thresholds of `slow` metrics, milliseconds.
         cursors: Version up to which each table was read.
         lags: Longest lag of each of the latest reads that brought rows, seconds.
@@ -56,10 +55,11 @@ class EvidenceSoFar:
             the time of ingest 0.
         sampling_fraction: Smallest share of logged requests that was seen.
         late: Rows that came after the watermark of a table without a change feed; counted, never bet.
+        late_arms: The champion's and the challenger's of them, by step.
         duplicates: Rows that were delivered again.
         reconciliation: Counters against table.
         digest: Digest of all rows that the state rests on.
-        reads: The latest reads of the inference table, to find rows that came too late for one without a change feed.
+        counted: Rows that are known of an inference table without a change feed, to find those that come too late.
         path: E-values by series.
         ingest: Number of the last ingest.
     """
@@ -67,6 +67,7 @@ class EvidenceSoFar:
     state: EvidenceState
     baselines: tuple[Baseline, ...]
     thresholds: Mapping[str, int | None]
+    unfrozen: Mapping[str, str] = field(default_factory=dict)
     cursors: Mapping[str, int] = field(default_factory=dict)
     lags: tuple[float, ...] = ()
     longest_lag: float = 0.0
@@ -75,10 +76,11 @@ class EvidenceSoFar:
     newest: float = float("-inf")
     sampling_fraction: float = 1.0
     late: int = 0
+    late_arms: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     duplicates: int = 0
     reconciliation: Reconciliation = field(default_factory=Reconciliation)
     digest: str = ""
-    reads: tuple[Read, ...] = ()
+    counted: Counted | None = None
     path: Mapping[Series, tuple[Point, ...]] = field(default_factory=dict)
     ingest: int = 0
 
@@ -89,11 +91,11 @@ class EvidenceSoFar:
 
     def plans(self, names: Iterable[str]) -> list[MetricPlan]:
         """How the rows of the named metrics are counted."""
-        wanted = set(names)
+        wanted = set(names) - self.unfrozen.keys()
         return [
             MetricPlan(
                 metric,
-                int(self.state.buckets[metric.name]),
+                int(slice_seconds(self.state.buckets[metric.name])),
                 self.thresholds.get(metric.name),
                 tuple(label for label in self.state.segments(metric.name) if label not in ("", OTHER)),
             )
@@ -105,11 +107,12 @@ class EvidenceSoFar:
         """With the rows of one more ingest."""
         (last,) = [row for row in rows if row.kind == "ingest"]
         blocks = [row for row in rows if row.kind == "block"]
-        state = self.state.add(observation(row) for row in blocks)
+        before = self._freeze([row for row in rows if row.kind == "baseline"])
+        state = before.state.add(observation(row) for row in blocks)
         detail = last.detail
         lags = (*self.lags, last.lag_seconds)[-LAG_INGESTS:] if detail.get("measured") else self.lags
         return replace(
-            self,
+            before,
             state=state,
             cursors={**self.cursors, **_cursors(last)},
             lags=lags,
@@ -119,20 +122,38 @@ class EvidenceSoFar:
             newest=max(self.newest, detail.get("newest", float("-inf"))),
             sampling_fraction=min(self.sampling_fraction, detail.get("sampling_fraction") or 1.0),
             late=self.late + detail.get("late", 0),
+            late_arms=_more_late(self.late_arms, detail.get("late_arms", ())),
             duplicates=self.duplicates + detail.get("duplicates", 0),
             reconciliation=Reconciliation.from_dict(detail.get("counters", {})),
             digest=_digest(self.digest, rows),
-            reads=(*self.reads, Read(last.from_version, last.to_version, detail.get("rows", 0)))[-_READS_KEPT:]
-            if last.to_version >= last.from_version
-            else self.reads,
+            counted=_more_counted(self.counted, last),
             path=_longer(self.path, state, blocks, last.ingest),
             ingest=last.ingest,
         )
 
+    def _freeze(self, rows: Sequence[EvidenceRow]) -> Self:
+        """With levels that could not be read for ingest 0."""
+        if not rows:
+            return self
+        levels, thresholds, buckets = _levels(rows, self.gate, 3600.0)
+        return replace(
+            self,
+            state=self.state.freeze(levels, buckets=buckets),
+            baselines=(*self.baselines, *levels),
+            thresholds={**self.thresholds, **thresholds},
+            unfrozen={name: why for name, why in self.unfrozen.items() if name not in thresholds},
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON, for a snapshot; the gate and the frozen levels stay with ingest 0."""
+        """As JSON, for a snapshot; the gate stays with ingest 0."""
         return {
             "state": state_to_dict(self.state),
+            "baselines": [
+                [level.metric, level.n, level.bad, level.threshold_ms, level.level, level.segment]
+                for level in self.baselines
+            ],
+            "thresholds": dict(self.thresholds),
+            "unfrozen": dict(self.unfrozen),
             "cursors": dict(self.cursors),
             "lags": list(self.lags),
             "longest_lag": self.longest_lag,
@@ -141,10 +162,11 @@ class EvidenceSoFar:
             "newest": self.newest,
             "sampling_fraction": self.sampling_fraction,
             "late": self.late,
+            "late_arms": [[step, *arms] for step, arms in self.late_arms.items()],
             "duplicates": self.duplicates,
             "counters": self.reconciliation.to_dict(),
             "digest": self.digest,
-            "reads": [[read.from_version, read.to_version, read.rows] for read in self.reads],
+            "counted": [self.counted.since, self.counted.cells] if self.counted else None,
             "path": [
                 [*series, [[point.ingest, point.step, dict(point.values)] for point in points]]
                 for series, points in self.path.items()
@@ -154,14 +176,20 @@ class EvidenceSoFar:
 
     def restored(self, data: Mapping[str, Any]) -> Self:
         """What :meth:`to_dict` wrote, on top of the same ingest 0."""
-        kept = {key: value for key, value in data.items() if key not in ("state", "lags", "counters", "reads", "path")}
+        # An earlier version of this package kept "reads", of which nothing tells late rows by version.
+        apart = ("state", "baselines", "lags", "counters", "reads", "counted", "late_arms", "path")
+        since, cells = data.get("counted") or (None, ())
+        kept = {key: value for key, value in data.items() if key not in apart}
+        if "baselines" in data:  # a snapshot of an earlier version of this package has them in ingest 0 alone
+            kept["baselines"] = tuple(Baseline(*level) for level in data["baselines"])
         return replace(
             self,
             **kept,
             state=state_from_dict(data["state"], self.gate),
             lags=tuple(data["lags"]),
             reconciliation=Reconciliation.from_dict(data["counters"]),
-            reads=tuple(Read(*read) for read in data["reads"]),
+            late_arms=_more_late({}, data.get("late_arms", ())),
+            counted=None if since is None else Counted(since, tuple(Cell(*cell) for cell in cells)),
             path={
                 Series(name, segment): tuple(Point(*point) for point in points)
                 for name, segment, points in data["path"]
@@ -195,7 +223,8 @@ def so_far(rows: Sequence[EvidenceRow], gate: GatePart) -> EvidenceSoFar:
 
 def observation(row: EvidenceRow) -> Observation:
     """A block row as the gate takes it."""
-    champion, challenger = row.detail.get("unjudged", (0, 0))
+    # An earlier version of this package wrote two numbers.
+    champion, challenger, *failed = row.detail.get("unjudged", (0, 0))
     return Observation(
         ingest=row.ingest,
         step=row.step,
@@ -206,6 +235,7 @@ def observation(row: EvidenceRow) -> Observation:
         challenger=row.challenger,
         champion_unjudged=champion,
         challenger_unjudged=challenger,
+        challenger_failed=failed[0] if failed else 0,
         from_version=row.from_version,
         to_version=row.to_version,
         watermark=row.watermark,
@@ -226,6 +256,27 @@ def _frozen(rows: Sequence[EvidenceRow], gate: GatePart) -> EvidenceSoFar:
     last = next((row for row in rows if row.kind == "ingest"), None)
     if last is not None:
         gate = _gate_of(last, gate)
+    common = last.detail.get("bucket_seconds", 3600.0) if last else 3600.0
+    baselines, thresholds, buckets = _levels(rows, gate, common)
+    buckets = {**{metric.name: 3600.0 for metric in gate.metrics}, **buckets}
+    return EvidenceSoFar(
+        EvidenceState.start(baselines, gate, buckets=buckets),
+        baselines,
+        thresholds,
+        unfrozen=last.detail.get("unfrozen", {}) if last else {},
+        cursors=_cursors(last) if last else {},
+        watermark=last.watermark if last else float("-inf"),
+        at=last.at.timestamp() if last else float("-inf"),
+        newest=last.at.timestamp() if last else float("-inf"),
+        reconciliation=Reconciliation.from_dict(last.detail.get("counters", {})) if last else Reconciliation(),
+        digest=_digest("", rows),
+    )
+
+
+def _levels(
+    rows: Sequence[EvidenceRow], gate: GatePart, common: float
+) -> tuple[tuple[Baseline, ...], dict[str, int | None], dict[str, float]]:
+    """Levels, and by metric thresholds and bucket lengths; ``common`` where an earlier version wrote no length."""
     by_name = {metric.name: metric for metric in gate.metrics}
     levels = [row for row in rows if row.kind == "baseline" and row.metric in by_name]
     baselines = tuple(
@@ -238,20 +289,26 @@ def _frozen(rows: Sequence[EvidenceRow], gate: GatePart) -> EvidenceSoFar:
         )
         for row in levels
     )
-    buckets = {metric.name: 3600.0 for metric in gate.metrics}
-    common = last.detail.get("bucket_seconds", 3600.0) if last else 3600.0
-    buckets |= {row.metric: float(row.detail.get("bucket_seconds", common)) for row in levels}
-    return EvidenceSoFar(
-        EvidenceState.start(baselines, gate, buckets=buckets),
-        baselines,
-        {row.metric: row.detail.get("threshold_ms") for row in levels},
-        cursors=_cursors(last) if last else {},
-        watermark=last.watermark if last else float("-inf"),
-        at=last.at.timestamp() if last else float("-inf"),
-        newest=last.at.timestamp() if last else float("-inf"),
-        reconciliation=Reconciliation.from_dict(last.detail.get("counters", {})) if last else Reconciliation(),
-        digest=_digest("", rows),
-    )
+    thresholds = {row.metric: row.detail.get("threshold_ms") for row in levels}
+    return baselines, thresholds, {row.metric: float(row.detail.get("bucket_seconds", common)) for row in levels}
+
+
+def _more_late(
+    before: Mapping[int, tuple[int, int]], late: Iterable[tuple[int, int, int]]
+) -> dict[int, tuple[int, int]]:
+    found = dict(before)
+    for step, champion, challenger in late:
+        known = found.get(step, (0, 0))
+        found[step] = (known[0] + champion, known[1] + challenger)
+    return found
+
+
+def _more_counted(before: Counted | None, row: EvidenceRow) -> Counted | None:
+    """With the rows of a read of a table without a change feed; late ones are known from then on."""
+    if "cells" not in row.detail:
+        return before
+    cells = [Cell(*cell) for cell in (*row.detail["cells"], *row.detail["late_cells"])]
+    return (before or Counted(row.from_version)).add(cells, row.to_version)
 
 
 def _gate_of(row: EvidenceRow, gate: GatePart) -> GatePart:

@@ -39,10 +39,36 @@ def baseline_rows(
     counters: Reconciliation,
     at: datetime,
 ) -> list[EvidenceRow]:
-    """Ingest 0: everything that is frozen for the whole release."""
+    """Ingest 0: everything that is frozen for the whole release, except levels that could not be read."""
+    unfrozen = {level.metric: level.failed for level in levels if level.failed}
+    metrics = [metric for metric in spec.gate.metrics if metric.name not in unfrozen]
+    detail = {
+        "gate": spec.gate.model_dump_json(exclude_unset=True),
+        "cursors": dict(cursors),
+        "requests_per_second": requests_per_second,
+        "counters": counters.to_dict(),
+        **({"unfrozen": unfrozen} if unfrozen else {}),
+    }
+    return [
+        *level_rows(state, spec, metrics, levels, requests_per_second=requests_per_second, ingest=0, at=at),
+        EvidenceRow(state.release, 0, "ingest", at, to_version=state.baseline_version, detail=detail),
+    ]
+
+
+def level_rows(
+    state: ReleaseState,
+    spec: ReleaseSpec,
+    metrics: Iterable[Metric],
+    levels: Sequence[Level],
+    *,
+    requests_per_second: float,
+    ingest: int,
+    at: datetime,
+) -> list[EvidenceRow]:
+    """What an ingest freezes of each metric: levels, threshold, and the length of its buckets."""
     smallest = 1 - max(spec.ramp.steps) / 100
     rows = []
-    for metric in spec.gate.metrics:
+    for metric in metrics:
         found = [level for level in levels if level.metric == metric.name]
         rate = sum(level.rows_per_second for level in found)
         if not rate:
@@ -57,15 +83,11 @@ def baseline_rows(
                 "bucket_seconds": length,
             }
             rows.append(
-                EvidenceRow(state.release, 0, "baseline", at, metric=metric.name, segment=level.segment, detail=frozen)
+                EvidenceRow(
+                    state.release, ingest, "baseline", at, metric=metric.name, segment=level.segment, detail=frozen
+                )
             )
-    detail = {
-        "gate": spec.gate.model_dump_json(exclude_unset=True),
-        "cursors": dict(cursors),
-        "requests_per_second": requests_per_second,
-        "counters": counters.to_dict(),
-    }
-    return [*rows, EvidenceRow(state.release, 0, "ingest", at, to_version=state.baseline_version, detail=detail)]
+    return rows
 
 
 def ingest_rows(
@@ -77,6 +99,7 @@ def ingest_rows(
     payload: Delta,
     counters: Reconciliation,
     at: datetime,
+    levels: Sequence[EvidenceRow] = (),
 ) -> list[EvidenceRow]:
     """The rows of the next ingest.
 
@@ -88,10 +111,11 @@ def ingest_rows(
         payload: What was read of the inference table; its lag moves the watermark.
         counters: Counters against table, with this ingest's reading.
         at: Now.
+        levels: Levels that could be read only now, from :func:`level_rows`.
     """
     number = so_far.ingest + 1
     watermark = watermark_after(so_far, payload)
-    blocks = observations(state, so_far.state, number, reads, mapping, watermark)
+    blocks = observations(state, so_far.state, number, reads, mapping, watermark, now=at.timestamp())
     after = so_far.state.add(blocks)
     written = [
         EvidenceRow(
@@ -109,12 +133,13 @@ def ingest_rows(
             to_version=block.to_version,
             watermark=block.watermark,
             log_capitals=capitals_after(after, block),
-            detail={"unjudged": [block.champion_unjudged, block.challenger_unjudged]}
+            detail={"unjudged": [block.champion_unjudged, block.challenger_unjudged, block.challenger_failed]}
             if block.champion_unjudged or block.challenger_unjudged
             else {},
         )
         for block in blocks
     ]
+    written += levels
     written += [
         EvidenceRow(state.release, number, "mapping", at, detail={"served_entity_id": entity, "version": version})
         for entity, version in sorted(payload.mapping.items())
@@ -126,7 +151,7 @@ def ingest_rows(
         **({"newest": payload.committed_at.timestamp()} if brought(payload) else {}),
         "outside": payload.outside + sum(_strangers(read, mapping) for read in reads),
         "duplicates": sum(read.delta.duplicates for read in reads),
-        "late": sum(read.delta.late for read in reads),
+        **_hours(state, payload, mapping),
         "sampling_fraction": payload.sampling_fraction,
         "counters": counters.to_dict(),
     }
@@ -155,8 +180,12 @@ def observations(
     reads: Iterable[TableRead],
     mapping: Mapping[str, str],
     watermark: float,
+    *,
+    now: float,
 ) -> list[Observation]:
     """Both arms side by side; where nothing arrived, one empty observation of each series carries the watermark.
+
+    A metric's own watermark stays behind that of the rows until the metric's values have settled, too.
 
     Where a metric's own SQL failed, nothing is known of the challenger's rows, in whichever segment they are: all count
     as unjudged, and none of the champion's, so that nothing explains them away.
@@ -178,7 +207,8 @@ def observations(
                 if (metric.name, segment) not in seen:
                     cells[(metric.name, segment, max(state.step, 0), watermark)] = {}
         for (name, segment, step, start), arms in sorted(cells.items()):
-            bins = next(metric.bins for metric in read.metrics if metric.name == name)
+            metric = next(metric for metric in read.metrics if metric.name == name)
+            bins = metric.bins
             champion, challenger = arms.get("champion", []), arms.get("challenger", [])
             blocks.append(
                 Observation(
@@ -191,12 +221,43 @@ def observations(
                     challenger=_counts(challenger, bins),
                     champion_unjudged=sum(group.unjudged for group in champion),
                     challenger_unjudged=sum(group.unjudged for group in challenger),
+                    challenger_failed=sum(group.unjudged for group in challenger if name in read.delta.failed),
                     from_version=read.delta.from_version,
                     to_version=read.delta.to_version,
-                    watermark=watermark,
+                    watermark=watermark_of(metric, watermark, now),
                 )
             )
     return blocks
+
+
+def watermark_of(metric: Metric, watermark: float, now: float) -> float:
+    """Event time up to which a metric's values are believed complete: those of rows that are, and have settled.
+
+    Args:
+        metric: The metric.
+        watermark: Event time up to which the inference table is believed complete, unix seconds.
+        now: When its values were read, unix seconds.
+    """
+    return min(watermark, now - metric.settle_seconds) if metric.settle_seconds else watermark
+
+
+def over(blocks: Iterable[Observation], buckets: Mapping[str, float]) -> list[Observation]:
+    """Those blocks whose bucket their watermark has passed.
+
+    What waits to be stored is put together anew at each look, as one ingest. Of a bucket that is not over harm would be
+    bet on other rows each time, and the best of many tries is no fair bet: at one to three rows a tick simulated false
+    rollbacks rose from 1.1 to 2.8 %. Buckets that are over are cut alike at every look, and when they are stored.
+
+    Args:
+        blocks: Blocks that are not stored.
+        buckets: Length of an event-time bucket per metric, seconds.
+    """
+    return [
+        block
+        for block in blocks
+        for length in [buckets[block.metric]]
+        if block.bucket_start // length * length + length <= block.watermark
+    ]
 
 
 def nothing_new(latest: Cursor) -> Delta:
@@ -235,6 +296,24 @@ def baseline_since(state: ReleaseState, gate: GatePart, promoted_at: Iterable[da
 
 def _counts(groups: Sequence[Group], bins: int) -> tuple[int, ...]:
     return tuple(sum(group.counts[index] for group in groups) for index in range(bins))
+
+
+def _hours(state: ReleaseState, payload: Delta, mapping: Mapping[str, str]) -> dict[str, object]:
+    """What a read of a table without a change feed says of rows by hour, and whose those are that came too late."""
+    if payload.lag_measured:
+        return {}
+    arms: dict[int, list[int]] = {}
+    for cell in payload.late_cells:
+        rows = arms.setdefault(cell.step, [0, 0])
+        version = mapping.get(cell.entity)
+        if version in (state.champion_version, state.challenger_version):
+            rows[version == state.challenger_version] += cell.rows
+    return {
+        "cells": payload.cells,
+        "late_cells": payload.late_cells,
+        "late": payload.late,
+        "late_arms": [[step, *rows] for step, rows in sorted(arms.items())],
+    }
 
 
 def _strangers(read: TableRead, mapping: Mapping[str, str]) -> int:

@@ -1,7 +1,8 @@
 """The ledger: what was meant and what happened, append-only, in the workspace beside the inference table.
 
 A transition is written ahead: an intent, then the act, then its outcome. An intent without an outcome is open;
-the next observer finishes it. Rows are never updated or deleted.
+the next observer finishes it. What people say, and what changes nothing on the endpoint, is an event: one row that is
+done as it is written. Rows are never updated or deleted.
 """
 
 import json
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from release_pipeline.clock import Clock
 from release_pipeline.errors import Superseded, TableMissing
@@ -27,6 +28,22 @@ class Action(StrEnum):
     PROMOTE = "promote"
     RETIRE = "retire"
     ROLL_BACK = "roll_back"
+    MEND = "mend"
+    """Endpoint and alias are brought back to what the acts before say; where a release stands does not change."""
+    QUEUE = "queue"
+    """Event: the release waits for the end of another; with :attr:`Phase.FAILED` it does no longer."""
+    APPROVE = "approve"
+    """Event: a person approved the promotion."""
+    FREEZE = "freeze"
+    """Event: a guard showed harm, and the release's policy is to freeze."""
+    PAUSE = "pause"
+    """Event of the model: nothing moves by itself."""
+    UNPAUSE = "unpause"
+    """Event of the model: what may move by itself does so again."""
+
+
+#: Actions that are one row, and change nothing on the endpoint or in the registry.
+EVENTS: Final = frozenset({Action.QUEUE, Action.APPROVE, Action.FREEZE, Action.PAUSE, Action.UNPAUSE})
 
 
 class Phase(StrEnum):
@@ -42,7 +59,7 @@ class Entry:
     """One row of the ledger.
 
     Attributes:
-        release: The release's key.
+        release: The release's key; empty for an event of the model.
         sequence: Position in the ledger of this model, from 1, without gaps.
         at: When it was written.
         actor: Who or what did it: ``run:<id>`` or a user's name.
@@ -88,14 +105,31 @@ class Ledger:
         )
 
     def read(self) -> list[Entry]:
-        """The newest rows, oldest first; none where the table does not exist yet."""
+        """The newest rows, all of the release that began last, and the newest pause, oldest first.
+
+        None where the table does not exist yet.
+        """
+        table = quoted(self.table)
+        paused = f"(SELECT max(sequence) FROM {table} WHERE action IN ('{Action.PAUSE}', '{Action.UNPAUSE}'))"
+        began = (
+            f"(SELECT min(sequence) FROM {table} WHERE release = "
+            f"(SELECT max_by(release, sequence) FROM {table} WHERE action = '{Action.DEPLOY}'))"
+        )
+        return self._select(
+            f"WHERE sequence > (SELECT max(sequence) FROM {table}) - {READ_LIMIT} OR sequence >= {began} "
+            f"OR sequence = {paused}"
+        )
+
+    def read_all(self) -> list[Entry]:
+        """Every row, oldest first; none where the table does not exist yet."""
+        return self._select("")
+
+    def _select(self, where: str) -> list[Entry]:
         try:
-            rows = self._warehouse.execute(
-                f"SELECT * FROM {quoted(self.table)} ORDER BY sequence DESC LIMIT {READ_LIMIT}"
-            )
+            rows = self._warehouse.execute(f"SELECT * FROM {quoted(self.table)} {where} ORDER BY sequence")
         except TableMissing:
             return []
-        return [_entry(row) for row in reversed(rows)]
+        return [_entry(row) for row in rows]
 
     def append(
         self,
@@ -111,7 +145,7 @@ class Ledger:
         evidence_digest: str = "",
         reason: str = "",
     ) -> Entry:
-        """Append one row behind ``entries``, the rows that the writer has seen.
+        """Append one row behind ``entries``, the rows that the writer has seen; the table must exist.
 
         The insert is conditional on nobody having written since, so two writers cannot both act on one state.
 

@@ -5,32 +5,30 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from release_pipeline.clock import Clock
-from release_pipeline.errors import TableUnreadable
+from release_pipeline.errors import StatementFailed, TableUnreadable
+from release_pipeline.gate.bake import decide_bake
 from release_pipeline.gate.decision import decide, decide_first_release
 from release_pipeline.gate.evidence import EvidenceState
 from release_pipeline.gate.observations import Series
 from release_pipeline.gate.verdict import Action, Frozen, HoldReason, Signals, Verdict
-from release_pipeline.rollout import ledger as ledgers
+from release_pipeline.rollout.champion_levels import ChampionLevels
+from release_pipeline.rollout.clearance import Clearance, approval_of, cleared, first_step
 from release_pipeline.rollout.evidence_fold import EvidenceSoFar, Point, so_far
 from release_pipeline.rollout.ingest import (
-    RATE_SECONDS,
     TableRead,
-    baseline_rows,
-    baseline_since,
     ingest_rows,
     nothing_new,
     observations,
+    over,
     watermark_after,
     whole_milliseconds,
 )
-from release_pipeline.rollout.ledger import Entry, Ledger, Phase
+from release_pipeline.rollout.ledger import Entry, Ledger
 from release_pipeline.rollout.reconciliation import Reading, Reconciliation
-from release_pipeline.rollout.state import ReleaseState, current_release
+from release_pipeline.rollout.state import ReleaseState, Stage, current_release
 from release_pipeline.rollout.table_reads import (
-    PAYLOAD_KINDS,
     Findings,
     Source,
-    freeze_sources,
     read_payload,
     read_sources,
     settled,
@@ -38,10 +36,11 @@ from release_pipeline.rollout.table_reads import (
 )
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_gate import Metric
+from release_pipeline.workspace.counting import condition, without_rows
 from release_pipeline.workspace.counts import Cursor, Delta
 from release_pipeline.workspace.endpoint import Endpoint, EndpointState
 from release_pipeline.workspace.endpoint_counters import Counters
-from release_pipeline.workspace.evidence_table import EvidenceRow, EvidenceTable
+from release_pipeline.workspace.evidence_table import EvidenceTable
 from release_pipeline.workspace.inference_table import InferenceTable
 
 #: Without new rows, an ingest is stored this often within gate.max_lag_minutes, to keep a reading of the counters.
@@ -55,7 +54,8 @@ class Observed:
 
     Attributes:
         evidence: The gate's state after everything that was read.
-        verdict: What the gate says.
+        verdict: What the gate says, held where a person or a calendar is in the way.
+        judged: What the gate alone says.
         evidence_digest: Digest of the rows that the verdict rests on.
         thresholds: Frozen thresholds of `slow` metrics, milliseconds.
         ingests: How many reads of new rows the evidence holds.
@@ -66,12 +66,14 @@ class Observed:
         duplicates: Rows that were delivered again.
         sampling_fraction: Smallest share of logged requests.
         notes: What could not be read of metrics that are only watched; nothing is held for it.
+        approved_by: Who approved the promotion, empty where nobody has, or nobody needs to.
     """
 
     release: ReleaseState
     endpoint: EndpointState | None
     evidence: EvidenceState
     verdict: Verdict
+    judged: Verdict
     evidence_digest: str
     thresholds: Mapping[str, int | None]
     ingests: int
@@ -82,11 +84,17 @@ class Observed:
     duplicates: int = 0
     sampling_fraction: float = 1.0
     notes: tuple[str, ...] = ()
+    approved_by: str = ""
 
 
 @dataclass(frozen=True)
 class Observer:
-    """Looks at the releases of one model; ``sources_of`` gives the tables beside the inference table for metrics."""
+    """Looks at the releases of one model.
+
+    Attributes:
+        sources_of: Gives the tables beside the inference table for metrics.
+        approval_tag: Gives the value of a version's approval tag, empty where it has none.
+    """
 
     spec: ReleaseSpec
     endpoint: Endpoint
@@ -95,6 +103,7 @@ class Observer:
     evidence: EvidenceTable
     clock: Clock
     sources_of: Callable[[Sequence[Metric]], Sequence[Source]] = lambda metrics: ()
+    approval_tag: Callable[[str], str] = lambda version: ""
 
     def look(self, release: str, *, entries: Sequence[Entry] | None = None, ingest: bool = True) -> Observed | None:
         """Look at ``release``; None where the ledger does not know it.
@@ -113,7 +122,7 @@ class Observer:
             return None
         endpoint = self.endpoint.read()
         found, seen = so_far(self.evidence.read_newest(release), self.spec.gate), Findings()
-        evidence = found.state
+        evidence, busy = found.state, ""
         try:
             latest = self.payload.latest()
             if latest is None:
@@ -122,18 +131,24 @@ class Observer:
                 found, evidence = self._read(state, entries, found, latest, seen)
         except TableUnreadable as error:
             seen.unreadable.append(str(error))
+        except StatementFailed as error:  # what is stored still decides
+            busy = str(without_rows(error, "Reading what is new"))
+        for metric in found.gate.metrics:
+            if metric.name in found.unfrozen:
+                why = f"The champion's level of {metric.name} before the release is not known, so nothing is counted."
+                seen.add_unreadable(f"{why} {found.unfrozen[metric.name]}", [metric])
         signals = self._signals(state, endpoint, found, seen)
         # The gate was frozen with the release: an edit of the YAML counts from the next one.
         spec = self.spec.model_copy(update={"gate": found.gate})
-        if state.champion_version is None:
-            verdict = decide_first_release(evidence, signals, spec)
-        else:
-            verdict = decide(evidence, signals, spec, max(state.step, 0))
+        verdict = _held_where_busy(_verdict(state, evidence, signals, spec), busy)
+        verdict = _held_where_moved(verdict, state, endpoint)
+        clearance = Clearance(self.clock.now(), self._approval(state, verdict))
         return Observed(
             release=state,
             endpoint=endpoint,
             evidence=evidence,
-            verdict=_held_where_moved(verdict, state, endpoint),
+            verdict=cleared(verdict, state, spec, clearance),
+            judged=verdict,
             evidence_digest=found.digest,
             thresholds=found.thresholds,
             ingests=found.ingest,
@@ -144,7 +159,13 @@ class Observer:
             duplicates=found.duplicates,
             sampling_fraction=found.sampling_fraction,
             notes=tuple(seen.notes),
+            approved_by=approval_of(state, clearance),
         )
+
+    def _approval(self, state: ReleaseState, verdict: Verdict) -> str:
+        """The approval tag, read only where it could be all that is missing."""
+        wanted = verdict.action is Action.PROMOTE and self.spec.promotion.approval == "required"
+        return self.approval_tag(state.challenger_version) if wanted and state.approved is None else ""
 
     def _signals(
         self, state: ReleaseState, endpoint: EndpointState | None, found: EvidenceSoFar, seen: Findings
@@ -152,7 +173,7 @@ class Observer:
         now = self.clock.now().timestamp()
         first = state.steps[0].started_at if state.steps else state.started_at
         last = state.steps[-1].started_at if state.steps else state.started_at
-        frozen = None
+        frozen = seen.frozen[0] if seen.frozen else None
         unseen = found.reconciliation.requests_between(found.newest, now - 60 * found.gate.max_lag_minutes)
         if unseen and not seen.missing:
             frozen = Frozen(self.payload.name, found.newest, unseen)
@@ -166,6 +187,7 @@ class Observer:
             frozen=frozen,
             unmapped_rows=seen.unmapped,
             unlogged_errors=found.reconciliation.unlogged_errors(),
+            late_rows=found.late_arms.get(max(state.step, 0), (0, 0))[1],
             lag_seconds=max(found.lags) if found.lags else None,
             update_in_progress=bool(endpoint and endpoint.updating),
         )
@@ -177,15 +199,29 @@ class Observer:
 
         The inference table's rows are stored before the tables beside it are asked: those may be slow, or fail. Rows
         of an entity that no tracer has mapped yet keep their read from being stored, because they would be lost
-        otherwise; those of known entities can still roll back.
+        otherwise; those of known entities can still roll back, in buckets that are over: these are cut alike at every
+        look.
         """
         now = whole_milliseconds(self.clock.now())
         reading = self._reading(state, now)
         sources = self.sources_of(found.gate.metrics)
         if not found.cursors:
             self.evidence.create()
-            self.evidence.append(self._baseline_rows(state, entries, sources, reading, now, seen))
+            counters = Reconciliation().read(reading) if reading else Reconciliation()
+            first = self._levels(state, entries).first(self.spec, sources, counters, now, seen)
+            if not first:
+                return found, found.state
+            self.evidence.append(first)
             found = self._stored(state)
+        elif found.unfrozen and now.timestamp() // _wait(found) > found.at // _wait(found):
+            spec = self.spec.model_copy(update={"gate": found.gate})
+            levels = self._levels(state, entries).rest(spec, found, now)
+            if levels:
+                of, counters = nothing_new(latest), found.reconciliation
+                self.evidence.append(
+                    ingest_rows(state, found, [], {}, payload=of, counters=counters, at=now, levels=levels)
+                )
+                found = self._stored(state)
         read = read_payload(self.payload, state, found, latest, seen)
         payload = read.delta if read else nothing_new(latest)
         mapping = {**self.evidence.mapping(), **payload.mapping} if read or sources else {}
@@ -193,14 +229,16 @@ class Observer:
         held: list[TableRead] = []
         if read and not certain and unknown_rows(read, known):
             held, read = [read], None
-        waited = now.timestamp() - found.at >= 60 * found.gate.max_lag_minutes / _READINGS_PER_LAG
-        if read or waited or found.reconciliation.has_missed(reading):
+        waited = now.timestamp() - found.at >= _wait(found)
+        owed = found.reconciliation.due(found.watermark) is not None
+        if read or waited or owed or found.reconciliation.has_missed(reading):
             of = payload if read else nothing_new(latest)
-            counters = self._counters(found, state, of, mapping, reading, now)
+            counters = self._counters(found, state, of, mapping, reading, now, seen)
             reads = [read] if read else []
-            self.evidence.append(ingest_rows(state, found, reads, mapping, payload=of, counters=counters, at=now))
-            found = self._stored(state)
-        fresh = read_sources(sources, state, found, seen)
+            if read or waited or counters != found.reconciliation:
+                self.evidence.append(ingest_rows(state, found, reads, mapping, payload=of, counters=counters, at=now))
+                found = self._stored(state)
+        fresh = read_sources(sources, state, found, seen, now.timestamp())
         beside = [read for read in fresh if certain or not unknown_rows(read, known)]
         held += [read for read in fresh if read not in beside]
         if beside:
@@ -217,43 +255,14 @@ class Observer:
             return found, found.state
         seen.unmapped = sum(unknown_rows(read, known) for read in held)
         watermark = watermark_after(found, payload)
-        unread = observations(state, found.state, found.ingest + 1, held, mapping, watermark)
-        return found, found.state.add(unread)
+        unread = observations(state, found.state, found.ingest + 1, held, mapping, watermark, now=now.timestamp())
+        return found, found.state.add(over(unread, found.state.buckets))
+
+    def _levels(self, state: ReleaseState, entries: Sequence[Entry]) -> ChampionLevels:
+        return ChampionLevels(self.payload, state, entries, self.evidence.mapping())
 
     def _stored(self, state: ReleaseState) -> EvidenceSoFar:
         return so_far(self.evidence.read_newest(state.release), self.spec.gate)
-
-    def _baseline_rows(
-        self,
-        state: ReleaseState,
-        entries: Sequence[Entry],
-        sources: Sequence[Source],
-        reading: Reading | None,
-        now: datetime,
-        seen: Findings,
-    ) -> list[EvidenceRow]:
-        promoted = [
-            entry.at
-            for entry in entries
-            if entry.action is ledgers.Action.PROMOTE and entry.phase is Phase.DONE and entry.release != state.release
-        ]
-        since = baseline_since(state, self.spec.gate, promoted)
-        ids = [entity for entity, version in self.evidence.mapping().items() if version == state.champion_version]
-        metrics = [metric for metric in self.spec.gate.metrics if metric.kind in PAYLOAD_KINDS]
-        levels = self.payload.level(metrics, since, state.started_at, rate_seconds=RATE_SECONDS, entities=ids)
-        rates: dict[str, float] = {}
-        for level in levels:
-            rates[level.metric] = rates.get(level.metric, 0.0) + level.rows_per_second
-        late, cursors = freeze_sources(sources, since, state.started_at, ids, seen)
-        return baseline_rows(
-            state,
-            self.spec,
-            [*levels, *late],
-            requests_per_second=max(rates.values(), default=0.0),
-            cursors={self.payload.name: state.baseline_version, **cursors},
-            counters=Reconciliation().read(reading) if reading else Reconciliation(),
-            at=now,
-        )
 
     def _reading(self, state: ReleaseState, now: datetime) -> Reading | None:
         page = self.endpoint.counters()
@@ -273,21 +282,56 @@ class Observer:
         mapping: Mapping[str, str],
         reading: Reading | None,
         now: datetime,
+        seen: Findings,
     ) -> Reconciliation:
         """Counters against table: what can be compared by now, and a new reading."""
         counters, due = found.reconciliation, found.reconciliation.due(watermark_after(found, payload))
         if due is not None:
             since, until = (datetime.fromtimestamp(at, tz=now.tzinfo) for at in counters.window(due))
-            logged = self.payload.errors_logged(since, until)
-            versions = mapping or self.evidence.mapping()
-            ours = sum(rows for entity, rows in logged.items() if versions.get(entity) == state.challenger_version)
-            counters = counters.compare(due, ours, found.sampling_fraction)
+            try:
+                logged = self.payload.errors_logged(since, until)
+            except StatementFailed as error:  # the reading waits for another look, and the evidence does not
+                seen.add_unreadable(
+                    f"{self.payload.name} cannot be compared with the endpoint's own counters: {condition(error)}; "
+                    "failures that were not logged would not be seen.",
+                    [metric for metric in found.gate.metrics if metric.kind == "errors"],
+                )
+            else:
+                versions = mapping or self.evidence.mapping()
+                ours = sum(rows for entity, rows in logged.items() if versions.get(entity) == state.challenger_version)
+                counters = counters.compare(due, ours, found.sampling_fraction)
         last = counters.last
         spacing = min(found.longest_lag / 4, 60 * found.gate.max_lag_minutes / _READINGS_PER_LAG)
         # Minutes are read as often as it comes: one that is missed is not counted again.
         if reading and (last is None or reading.since is not None or reading.at - last.at >= spacing):
             counters = counters.read(reading)
         return counters
+
+
+def _wait(found: EvidenceSoFar) -> float:
+    """Seconds after which an ingest is stored though nothing came, and what failed is tried again."""
+    return 60 * found.gate.max_lag_minutes / _READINGS_PER_LAG
+
+
+def _verdict(state: ReleaseState, evidence: EvidenceState, signals: Signals, spec: ReleaseSpec) -> Verdict:
+    if state.stage in (Stage.STARTING, Stage.DEPLOYED):
+        return first_step(state, spec)
+    if state.stage is Stage.PROMOTED:
+        first_release = state.champion_version is None
+        return decide_bake(evidence, signals, spec, max(state.step, 0), first_release=first_release)
+    if state.champion_version is None:
+        return decide_first_release(evidence, signals, spec)
+    return decide(evidence, signals, spec, max(state.step, 0))
+
+
+def _held_where_busy(verdict: Verdict, busy: str) -> Verdict:
+    """No step forward in a look that could not read what is new; stored evidence still rolls back."""
+    if not busy:
+        return verdict
+    if verdict.action is Action.ROLL_BACK:
+        return replace(verdict, sentence=f"{verdict.sentence} That is stored evidence; nothing newer was read: {busy}")
+    sentence = f"Hold: {busy} Nothing newer was read, and the stored evidence does not roll back."
+    return replace(verdict, action=Action.HOLD, reason=HoldReason.WAREHOUSE_BUSY, sentence=sentence)
 
 
 def _held_where_moved(verdict: Verdict, state: ReleaseState, endpoint: EndpointState | None) -> Verdict:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from release_pipeline.clock import Clock, SystemClock
+from release_pipeline.rollout.events import Events
 from release_pipeline.rollout.ledger import Ledger
 from release_pipeline.rollout.observer import Observer
 from release_pipeline.rollout.transition import Rollout
@@ -17,7 +18,7 @@ from release_pipeline.workspace.registry import Registry
 
 @dataclass(frozen=True)
 class Parts:
-    """What looks at a release, and what moves it."""
+    """What looks at a release, what moves it, and what is said of it."""
 
     workspace: Workspace
     endpoint: Endpoint
@@ -26,6 +27,7 @@ class Parts:
     payload: InferenceTable
     observer: Observer
     rollout: Rollout
+    events: Events
 
 
 def connect_parts(spec: ReleaseSpec, *, actor: str, progress: Progress, clock: Clock | None = None) -> Parts:
@@ -54,6 +56,12 @@ def connect_parts(spec: ReleaseSpec, *, actor: str, progress: Progress, clock: C
         EvidenceTable(workspace.warehouse, spec.evidence_table),
         clock,
         lambda metrics: late_sources(workspace, spec, metrics, payload, clock),
+        lambda version: _tag(registry, version, spec.promotion.approval_tag),
     )
     rollout = Rollout(spec, endpoint, registry, ledger, clock, actor, progress)
-    return Parts(workspace, endpoint, registry, ledger, payload, observer, rollout)
+    return Parts(workspace, endpoint, registry, ledger, payload, observer, rollout, Events(ledger, actor))
+
+
+def _tag(registry: Registry, version: str, key: str) -> str:
+    found = registry.get(version)
+    return found.tags.get(key, "") if found else ""

@@ -2,18 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from release_pipeline.errors import SpecError, StatementFailed, TableMissing, WorkspaceError
+from release_pipeline.gate.observations import slice_seconds
+from release_pipeline.gate.verdict import Frozen
 from release_pipeline.rollout.evidence_fold import EvidenceSoFar
-from release_pipeline.rollout.ingest import RATE_SECONDS, TableRead
+from release_pipeline.rollout.ingest import RATE_SECONDS, TableRead, nothing_new, watermark_of
 from release_pipeline.rollout.state import ReleaseState
 from release_pipeline.spec_gate import Metric
+from release_pipeline.workspace.budget import Budget
 from release_pipeline.workspace.counting import condition
 from release_pipeline.workspace.counts import Cursor, Delta, Level, MetricPlan, Window
 from release_pipeline.workspace.inference_table import InferenceTable
+from release_pipeline.workspace.score_source import Silence
 
+#: Time of one look for values that come late, and of the look that freezes their levels, seconds. A sensor's tick has
+#: 60 s in all.
+LOOK_SECONDS = 5.0
+BASELINE_SECONDS = 15.0
 #: Kinds that are counted in the inference table itself.
 PAYLOAD_KINDS = ("errors", "slow", "expression")
 
@@ -24,8 +32,14 @@ class Source(Protocol):
     name: str
     metrics: tuple[Metric, ...]
 
-    def collect(self, since: datetime) -> None:
-        """Bring what the table is made of up to date, where that is this pipeline's work."""
+    def collect(self, since: datetime, budget: Budget) -> None:
+        """Bring what the table is made of up to date, where that is this pipeline's work, as far as there is time."""
+
+    def collect_before(self, since: datetime, until: datetime, budget: Budget) -> datetime:
+        """The same of requests before a release, the newest first; from which time on it is done."""
+
+    def silence(self, since: datetime, lag: timedelta) -> Silence | None:
+        """Proof that nobody writes to it any more; None without one."""
 
     def latest(self) -> Cursor | None:
         """How far the table reaches; None where it does not exist."""
@@ -43,7 +57,6 @@ class Source(Protocol):
         after_version: int,
         latest: Cursor,
         *,
-        first_version: int,
         windows: Sequence[Window],
         plans: Sequence[MetricPlan],
     ) -> Delta:
@@ -59,12 +72,14 @@ class Findings:
         unreadable: Why a table, or the SQL of a metric, of the gate cannot be read.
         notes: The same of metrics that are only watched: told, and nothing is held for them.
         unmapped: Rows of entities that no tracer has mapped yet.
+        frozen: Tables of metrics that decide to which nobody writes any more.
     """
 
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unmapped: int = 0
+    frozen: list[Frozen] = field(default_factory=list)
 
     def add_missing(self, table: str, metrics: Sequence[Metric]) -> None:
         """A table of these metrics does not exist."""
@@ -76,6 +91,18 @@ class Findings:
     def add_unreadable(self, why: str, metrics: Sequence[Metric]) -> None:
         """The values of these metrics cannot be read."""
         _once(self.unreadable if _decides(metrics) else self.notes, why)
+
+    def add_frozen(self, table: str, silence: Silence, metrics: Sequence[Metric]) -> None:
+        """Nobody writes any more to a table of these metrics."""
+        newest, requests, expected = silence
+        if _decides(metrics):
+            self.frozen.append(Frozen(table, newest.timestamp(), requests, expected))
+        else:
+            _once(
+                self.notes,
+                f"the newest row of {table} of {_names(metrics)} is of {newest:%Y-%m-%d %H:%M} UTC; nothing is written "
+                "to it any more",
+            )
 
     def add_failure(self, source: Source, error: Exception) -> None:
         """A source failed. A failed statement may quote a row, so that only its condition is told."""
@@ -111,7 +138,7 @@ def read_payload(
         first_version=state.baseline_version + 1,
         windows=_windows(state),
         plans=found.plans(metric.name for metric in metrics),
-        earlier=found.reads,
+        counted=found.counted,
     )
     for metric in metrics:
         if metric.name in delta.failed:
@@ -120,25 +147,37 @@ def read_payload(
 
 
 def read_sources(
-    sources: Sequence[Source], state: ReleaseState, found: EvidenceSoFar, seen: Findings
+    sources: Sequence[Source], state: ReleaseState, found: EvidenceSoFar, seen: Findings, now: float
 ) -> list[TableRead]:
-    """What is new in the tables beside it. A source that fails is told in ``seen``, and read at another look."""
+    """What is new in the tables beside it. A source that fails is told in ``seen``, and read at another look.
+
+    A source without anything new gives an empty read when rows that wait for its values to settle have waited enough.
+    """
     reads = []
-    for source in sources:
+    budget, lag = Budget(LOOK_SECONDS), timedelta(minutes=found.gate.max_lag_minutes)
+    known_since = state.started_at - timedelta(days=found.gate.baseline_days)
+    for number, source in enumerate(sources):
         try:
-            source.collect(state.steps[0].started_at)
+            source.collect(state.steps[0].started_at, budget.share(len(sources) - number))
             until = source.latest()
             if until is None:
                 seen.add_missing(source.name, source.metrics)
-            elif until.version > (after := found.cursors.get(source.name, 0)):
+                continue
+            after = found.cursors.get(source.name)
+            if after is None:  # at the first look the score table could not be asked
+                after = source.version_before(state.started_at)
+            if until.version > after:
                 delta = source.changes(
                     after,
                     until,
-                    first_version=1,
                     windows=_windows(state),
                     plans=found.plans(metric.name for metric in source.metrics),
                 )
                 reads.append(TableRead(source.name, source.metrics, delta))
+            elif any(_has_settled(metric, found, now) for metric in source.metrics):
+                reads.append(TableRead(source.name, source.metrics, nothing_new(until)))
+            if silence := source.silence(known_since, lag):
+                seen.add_frozen(source.name, silence, source.metrics)
         except (WorkspaceError, SpecError) as error:  # the guards must not go blind with it
             seen.add_failure(source, error)
     return reads
@@ -149,14 +188,23 @@ def freeze_sources(
 ) -> tuple[list[Level], dict[str, int]]:
     """Levels of late metrics before the release, and the version that each source is read from.
 
-    A source that fails has no level, and is read from its beginning: times of requests tell what is of the release.
+    A source that fails has no level; one whose table cannot be asked has no version, which a later look finds out.
     """
-    levels, cursors = list[Level](), dict[str, int]()
-    for source in sources:
-        cursors[source.name] = 0
+    levels, cursors, budget = list[Level](), dict[str, int](), Budget(BASELINE_SECONDS)
+    for number, source in enumerate(sources):
         try:
-            source.collect(since)
-            levels += source.level(since, until, rate_seconds=RATE_SECONDS, entities=entities)
+            reached = source.collect_before(since, until, budget.share(len(sources) - number))
+            if reached > since:
+                _once(
+                    seen.notes,
+                    f"the level of {_names(source.metrics)} is taken from {reached:%Y-%m-%d %H:%M} UTC on; there was "
+                    "no time to look through more",
+                )
+            # Of younger requests the values that come soon are known, and the others not yet.
+            settled_until = until - timedelta(seconds=max(metric.settle_seconds for metric in source.metrics))
+            levels += source.level(
+                min(since, settled_until), settled_until, rate_seconds=RATE_SECONDS, entities=entities
+            )
         except (WorkspaceError, SpecError) as error:
             seen.add_failure(source, error)
         try:
@@ -164,6 +212,19 @@ def freeze_sources(
         except WorkspaceError as error:
             seen.add_failure(source, error)
     return levels, cursors
+
+
+def _has_settled(metric: Metric, found: EvidenceSoFar, now: float) -> bool:
+    """Whether something that waits would be complete if the metric's watermark moved to where it may be."""
+    length, moved = found.state.buckets[metric.name], watermark_of(metric, found.watermark, now)
+    for segment in found.state.segments(metric.name):
+        evidence = found.state.metric(metric.name, segment)
+        for account in evidence.accounts.values():
+            for _, start in account.open:
+                ends = start + slice_seconds(length), start // length * length + length
+                if any(evidence.watermark < end <= moved for end in ends):
+                    return True
+    return False
 
 
 def unknown_rows(read: TableRead, known: frozenset[str]) -> int:

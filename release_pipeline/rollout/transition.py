@@ -7,16 +7,21 @@ finished by running the same action again from its open intent.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from release_pipeline.clock import Clock
 from release_pipeline.errors import EndpointError, NotAllowed, Superseded, UpdateInProgress
-from release_pipeline.rollout.ledger import Action, Entry, Ledger, Phase
+from release_pipeline.rollout.beginning import make_way, refuse_unfit
+from release_pipeline.rollout.deployment import SCALE, planned, planned_rollback, sleeps_in_bake
+from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Ledger, Phase
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
 from release_pipeline.rollout.verified_write import VerifiedWrite
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.endpoint import Endpoint, Progress, ServedEntity
-from release_pipeline.workspace.registry import Registry
+from release_pipeline.workspace.registry import REJECTED, Registry
+
+#: A release that meets another one as it begins looks again so often.
+_BEGINNINGS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,11 @@ class Rollout:
     def deploy(self, release: str, version: str, entity: ServedEntity, *, table_version: int) -> ReleaseState:
         """Add ``entity`` beside the champion at 0 %, or create the endpoint with it at 100 % where there is none.
 
-        A promotion that is still in its bake is retired first. A deployment that fails leaves the endpoint as it was.
+        Where another release is under way, ``ramp.second_release`` says what happens; one in its bake is retired first,
+        unless this one is to queue. A deployment that fails leaves the endpoint as it was.
 
         Raises:
+            Queued: It waits for the end of another release.
             NotAllowed: Another release is under way, or the endpoint does not serve the champion.
             UpdateFailed: The new configuration did not become ready; the champion still serves.
         """
@@ -59,17 +66,19 @@ class Rollout:
         if mine is not None and mine.open_intent is None and mine.stage is not Stage.FAILED:
             return mine  # deployed already, by this run's predecessor
         if mine is None or mine.open_intent is None:
-            newest = current_release(entries)
-            if newest is not None and newest.release != release and newest.active:
-                if newest.stage is not Stage.PROMOTED or newest.open_intent is not None:
-                    raise NotAllowed(
-                        f"release {newest.release} of {self.spec.name} is still under way ({newest.stage}); "
-                        "wait for its end or roll it back, then materialise again."
-                    )
-                self.retire(newest.release, reason=f"release {release} ends the bake of the one before")
-                entries = self.ledger.read()
-            entries = [*entries, self._deploy_intent(entries, release, version, entity, table_version)]
+            entries = self._begun(release, version, entity, table_version)
         return self._finish(release, entries)
+
+    def _begun(self, release: str, version: str, entity: ServedEntity, table_version: int) -> list[Entry]:
+        """The ledger with the intent to deploy as its newest row; where another release came first, that counts."""
+        for attempt in range(_BEGINNINGS):
+            entries = make_way(self, release, version)
+            try:
+                return [*entries, self._deploy_intent(entries, release, version, entity, table_version)]
+            except Superseded:
+                if attempt == _BEGINNINGS - 1:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def set_traffic(
         self, release: str, *, step: int, expected_config: int, evidence_digest: str, reason: str
@@ -82,6 +91,7 @@ class Rollout:
         """
         entries, state = self._read(release)
         if state.open_intent is None:
+            _refuse_held(state)
             if state.stage not in (Stage.DEPLOYED, Stage.RAMPING) or state.champion_version is None:
                 raise NotAllowed(f"release {release} is {state.stage}; only a release in its ramp can take a step.")
             if step != state.step + 1 or step >= len(self.spec.ramp.steps):
@@ -106,8 +116,19 @@ class Rollout:
             )
         return self._finish(release, entries, only=Action.SET_TRAFFIC)
 
-    def promote(self, release: str, *, expected_config: int, evidence_digest: str, reason: str) -> ReleaseState:
+    def promote(
+        self,
+        release: str,
+        *,
+        expected_config: int,
+        evidence_digest: str,
+        reason: str,
+        approved_by: str = "",
+        by_hand: bool = False,
+    ) -> ReleaseState:
         """Give the challenger all traffic, verify it, then move the alias and verify that.
+
+        A pause or a freeze, which may have come after the decision, holds it, unless a person promotes ``by_hand``.
 
         Raises:
             Superseded: The endpoint's configuration is no longer ``expected_config``.
@@ -117,6 +138,8 @@ class Rollout:
         if state.open_intent is None:
             if state.stage is Stage.PROMOTED:
                 return state
+            if not by_hand:
+                _refuse_held(state)
             if state.stage is not Stage.RAMPING:
                 raise NotAllowed(f"release {release} is {state.stage}; only a release in its ramp can be promoted.")
             names = state.entities
@@ -136,6 +159,10 @@ class Rollout:
                         "routes": routes,
                         "traffic_percent": 100,
                         "alias": {self.spec.promotion.alias: state.challenger_version},
+                        **({"approved_by": approved_by} if approved_by else {}),
+                        **(
+                            {"settings": {names["champion"]: {SCALE: True}}} if sleeps_in_bake(self.spec, state) else {}
+                        ),
                     },
                     expected_config=expected_config,
                     evidence_digest=evidence_digest,
@@ -169,11 +196,29 @@ class Rollout:
             )
         return self._finish(release, entries, only=Action.RETIRE)
 
-    def roll_back(self, release: str, *, reason: str, evidence_digest: str = "") -> ReleaseState:
-        """Give the champion all traffic again, put the alias back, tag the version rejected, remove its entity.
+    def roll_back(
+        self, release: str, *, reason: str, evidence_digest: str = "", status: str = REJECTED
+    ) -> ReleaseState:
+        """Give the champion all traffic again, put the alias back, tag the version, remove its entity.
 
-        It outranks every other intent and waits out an update in progress. Asked twice it happens once.
+        It begins as :meth:`begin_roll_back`, outranks every other intent and waits out an update in progress. Asked
+        twice it happens once.
+
+        Args:
+            release: The release's key.
+            reason: One sentence; it is tagged on the version.
+            evidence_digest: Digest of the evidence that shows harm, if any does.
+            status: What the version is tagged: rejected, which keeps its like from being released again, or superseded.
         """
+        state = self.begin_roll_back(release, reason=reason, evidence_digest=evidence_digest, status=status)
+        if state.open_intent is None:
+            return state
+        return self._finish(release, self._read(release)[0], only=Action.ROLL_BACK)
+
+    def begin_roll_back(
+        self, release: str, *, reason: str, evidence_digest: str = "", status: str = REJECTED
+    ) -> ReleaseState:
+        """Write down that a release is to be rolled back, and nothing else: from here on it will be, whoever dies."""
         entries, state = self._read(release)
         if state.stage in (Stage.ROLLED_BACK, Stage.FAILED) and state.open_intent is None:
             return state
@@ -182,27 +227,48 @@ class Rollout:
         opened = state.open_intent
         if opened is None or opened.action is not Action.ROLL_BACK:
             # One row takes the place of an open intent: between two rows a kill would leave neither.
-            names = state.entities
-            first = state.champion_version is None
-            after: dict[str, Any] = {
-                "traffic_percent": 0,
-                "routes": {} if first else {names["champion"]: 100, names["challenger"]: 0},
-                "alias": {self.spec.promotion.alias: state.champion_version},
-                "remove": [names["challenger"]],
-                "rejected": state.challenger_version,
-            }
             entries.append(
                 self._intent(
                     entries,
                     release,
                     Action.ROLL_BACK,
                     before={"traffic_percent": state.traffic_percent, "gave_up": opened.action.value if opened else ""},
-                    after=after,
+                    after=planned_rollback(self.spec, state, status),
                     evidence_digest=evidence_digest,
                     reason=reason,
                 )
             )
-        return self._finish(release, entries, only=Action.ROLL_BACK)
+        begun = current_release(entries, release)
+        assert begun is not None
+        return begun
+
+    def give_up(self, release: str, *, reason: str) -> ReleaseState:
+        """Close an open end of a bake, or an open mend, that cannot be finished: what serves stays as it is.
+
+        Raises:
+            NotAllowed: Neither is open.
+        """
+        entries, state = self._read(release)
+        if state.open_intent is None or state.open_intent.action not in (Action.RETIRE, Action.MEND):
+            raise NotAllowed(f"release {release} has no open end of its bake, and no open mend, to give up.")
+        given_up = current_release(self._outcome(entries, state.open_intent, Phase.FAILED, reason=reason), release)
+        assert given_up is not None
+        return given_up
+
+    def mend(
+        self, seen: ReleaseState, before: Mapping[str, Any], after: Mapping[str, Any], *, config: int, reason: str
+    ) -> ReleaseState:
+        """Bring endpoint and alias back to ``after``, what the ledger says; where the release stands does not change.
+
+        Raises:
+            Superseded: The release, or the endpoint's configuration ``config``, is no longer what was looked at.
+        """
+        entries, state = self._read(seen.release)
+        if state.last_sequence != seen.last_sequence or state.open_intent is not None:
+            raise Superseded(f"release {seen.release} moved since it was looked at; nothing was mended, look again.")
+        act = (entries, seen.release, Action.MEND)
+        entries.append(self._intent(*act, before=before, after=after, expected_config=config, reason=reason))
+        return self._finish(seen.release, entries, only=Action.MEND)
 
     def resume(self, release: str) -> ReleaseState:
         """Finish the open intent of ``release``, whatever it is; nothing happens where none is open."""
@@ -219,50 +285,16 @@ class Rollout:
     def _deploy_intent(
         self, entries: list[Entry], release: str, version: str, entity: ServedEntity, table_version: int
     ) -> Entry:
-        """What a deployment is to bring about, from what the endpoint and the alias say now."""
+        refuse_unfit(self, version)
         now = self.endpoint.read()
-        alias = self.spec.promotion.alias
-        champion = self.registry.version_of_alias(alias)
-        names = {"challenger": entity.name}
-        if now is None or not now.entities:
-            if now is not None:
-                raise NotAllowed(
-                    f"endpoint {self.endpoint.name} exists but serves nothing; delete it, then materialise again."
-                )
-            if champion is not None:
-                raise NotAllowed(
-                    f"alias {alias} of {self.registry.name} names version {champion}, but endpoint "
-                    f"{self.endpoint.name} does not exist; serve that version there again, or delete the alias to "
-                    "begin anew without a champion."
-                )
-        else:
-            serving = [served for served in now.entities if now.routes.get(served.name, 0) == 100]
-            if not serving or (champion is not None and serving[0].version != champion):
-                raise NotAllowed(
-                    f"alias {alias} of {self.registry.name} names version {champion or 'nothing'}, but endpoint "
-                    f"{self.endpoint.name} routes {dict(now.routes)}; make the champion serve 100 % before a release."
-                )
-            champion, names["champion"] = serving[0].version, serving[0].name
-            if champion == version:
-                raise NotAllowed(f"version {version} of {self.registry.name} is the champion already.")
+        champion = self.registry.version_of_alias(self.spec.promotion.alias)
+        before, after = planned(self.spec, now, champion, version, entity)
         return self._intent(
             entries,
             release,
             Action.DEPLOY,
-            before={"champion_version": champion},
-            after={
-                "challenger_version": version,
-                "champion_version": champion,
-                "entities": names,
-                "routes": {names["champion"]: 100, entity.name: 0} if champion else {entity.name: 100},
-                "add": {
-                    "name": entity.name,
-                    "model": entity.model,
-                    "version": entity.version,
-                    "settings": dict(entity.settings),
-                },
-                "table_version": table_version,
-            },
+            before=before,
+            after={**after, "table_version": table_version},
             expected_config=now.config_version if now else 0,
             reason="release started",
         )
@@ -301,20 +333,35 @@ class Rollout:
 
     def _outcome(
         self, entries: list[Entry], intent: Entry, phase: Phase, *, reason: str, extra: Mapping[str, Any] | None = None
-    ) -> Entry:
+    ) -> list[Entry]:
+        """The ledger with the outcome of ``intent``, behind events that were said meanwhile.
+
+        Raises:
+            Superseded: An act came after the intent.
+        """
         now = self.endpoint.read()
-        return self.ledger.append(
-            entries,
-            release=intent.release,
-            actor=self.actor,
-            action=intent.action,
-            phase=phase,
-            before=intent.before,
-            after={**intent.after, **(extra or {})},
-            config_version=now.config_version if now else 0,
-            evidence_digest=intent.evidence_digest,
-            reason=reason,
-        )
+        while True:
+            try:
+                outcome = self.ledger.append(
+                    entries,
+                    release=intent.release,
+                    actor=self.actor,
+                    action=intent.action,
+                    phase=phase,
+                    before=intent.before,
+                    after={**intent.after, **(extra or {})},
+                    config_version=now.config_version if now else 0,
+                    evidence_digest=intent.evidence_digest,
+                    reason=reason,
+                )
+            except Superseded:
+                later = self.ledger.read()
+                come = [entry for entry in later if entry.sequence > entries[-1].sequence]
+                if not come or any(entry.action not in EVENTS for entry in come):
+                    raise
+                entries = later
+            else:
+                return [*entries, outcome]
 
     def _finish(self, release: str, entries: list[Entry], only: Action | None = None) -> ReleaseState:
         """Bring about what the open intent says, and record the outcome."""
@@ -334,7 +381,17 @@ class Rollout:
             self._write.undo(intent, error)
             self._outcome(entries, intent, Phase.FAILED, reason=str(error))
             raise
-        entries.append(self._outcome(entries, intent, Phase.DONE, reason=intent.reason, extra=extra))
-        finished = current_release(entries, release)
+        finished = current_release(
+            self._outcome(entries, intent, Phase.DONE, reason=intent.reason, extra=extra), release
+        )
         assert finished is not None
         return finished
+
+
+def _refuse_held(state: ReleaseState) -> None:
+    """What a person said, or a freeze, after the decision was made counts."""
+    held = state.paused or state.frozen
+    if held is not None:
+        raise Superseded(
+            f"release {state.release}: {held.action} by {held.actor} came in between; nothing was changed."
+        )

@@ -3,8 +3,8 @@
 Every part skips what already is, so carrying out the same intent twice does no harm.
 """
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 from release_pipeline.clock import Clock
@@ -16,12 +16,14 @@ from release_pipeline.errors import (
     UpdateFailed,
     UpdateInProgress,
 )
-from release_pipeline.rollout.ledger import Action, Entry, Ledger
+from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Ledger
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.endpoint import Endpoint, EndpointState, InferenceTableName, Progress, ServedEntity
 from release_pipeline.workspace.registry import (
     CHALLENGER_ALIAS,
+    FAILED,
     REJECTED,
+    TAG_LIMIT,
     TAG_REASON,
     TAG_RELEASE,
     TAG_STATUS,
@@ -52,94 +54,151 @@ class VerifiedWrite:
         after, extra = intent.after, {}
         removed = set(after.get("remove", ()))
         rolling_back = intent.action is Action.ROLL_BACK
+        back = [ServedEntity(**after["champion_entity"])] if rolling_back and "champion_entity" in after else []
         if rolling_back and not after["routes"]:
-            self.endpoint.delete()  # the first release of a model: there is nothing to go back to
+            self._ensure_gone(intent)  # the first release of a model: there is nothing to go back to
             extra["zero_traffic_at"] = self.clock.now().isoformat()
         elif rolling_back:
             try:
-                self._ensure(intent, after["routes"], leaving=removed)
+                self._ensure(intent, after["routes"], add=back, leaving=removed)
             except UpdateInProgress:
                 raise
             except EndpointError as error:
                 # A challenger that does not come up, or whose version is gone, fails every update that still names it.
                 self.progress(f"{error} Going on without the challenger.")
-                self._ensure(intent, _without(after["routes"], removed), remove=removed)
+                self._ensure(intent, _without(after["routes"], removed), add=back, remove=removed)
             extra["zero_traffic_at"] = self.clock.now().isoformat()
         elif "add" in after:
-            self._ensure(intent, after["routes"], add=ServedEntity(**after["add"]))
+            self._ensure(intent, after["routes"], add=[ServedEntity(**after["add"])])
+        elif intent.action is Action.MEND:
+            self._mend(intent)
         else:
             self._ensure(intent, after["routes"], remove=removed)
         for alias, version in after.get("alias", {}).items():
             self._ensure_alias(intent, alias, version, only_from=after.get("rejected"))
         if rolling_back:
             rejected = after["rejected"]
-            if self.registry.get(rejected) is not None:  # somebody may have deleted it
-                self.registry.tag(rejected, {TAG_STATUS: REJECTED, TAG_REASON: intent.reason})
-            if self.registry.version_of_alias(CHALLENGER_ALIAS) == rejected:
-                self.registry.delete_alias(CHALLENGER_ALIAS)
+            self._ensure_tags(intent, rejected, {TAG_STATUS: after.get("status", REJECTED), TAG_REASON: intent.reason})
+            self._ensure_alias(intent, CHALLENGER_ALIAS, None, only_from=rejected)
             if after["routes"]:
-                self._ensure(intent, _without(after["routes"], removed), remove=removed)
+                self._ensure(intent, _without(after["routes"], removed), add=back, remove=removed)
         elif intent.action is Action.PROMOTE:
             version = next(iter(after["alias"].values()))
-            self.registry.tag(version, {TAG_STATUS: "promoted", TAG_RELEASE: intent.release})
-            if self.registry.version_of_alias(CHALLENGER_ALIAS) == version:
-                self.registry.delete_alias(CHALLENGER_ALIAS)
+            self._ensure_tags(intent, version, {TAG_STATUS: "promoted", TAG_RELEASE: intent.release})
+            self._ensure_alias(intent, CHALLENGER_ALIAS, None, only_from=version)
         return extra
+
+    def _mend(self, intent: Entry) -> None:
+        """The parts of an endpoint that a mend is about, each read back; the alias follows."""
+        after, model = intent.after, self.spec.model
+        if "routes" in after:
+            entities = [ServedEntity(**entity) for entity in after["entities"]]
+            self._ensure(intent, after["routes"], add=entities, remove=set(after["remove"]))
+        if "tags" in after:
+            self._fence(intent)
+            self.endpoint.set_tags(after["tags"])
+        if "inference_table" in after:
+            self._fence(intent)
+            self.endpoint.log_to(InferenceTableName(model.catalog, model.schema_name, model.short_name))
+        now = self.endpoint.read()
+        tags = now.tags if now else {}
+        if {key: tags.get(key) for key in after.get("tags", {})} != after.get("tags", {}):
+            raise NotVerified(f"endpoint {self.endpoint.name} was given the tags {after['tags']} but has {dict(tags)}.")
+        if now is None or after.get("inference_table") not in (None, now.inference_table):
+            raise NotVerified(
+                f"endpoint {self.endpoint.name} was to log to {after.get('inference_table')}, and does not."
+            )
 
     def _ensure(
         self,
         intent: Entry,
         routes: Mapping[str, int],
         *,
-        add: ServedEntity | None = None,
+        add: Sequence[ServedEntity] = (),
         remove: Set[str] = frozenset(),
         leaving: Set[str] = frozenset(),
     ) -> None:
         """Make the endpoint serve ``routes``, and read back that it does."""
         now = self.endpoint.read()
+        made = now is None
         if now is None:
-            if add is None:
+            if not add:
                 raise EndpointError(f"endpoint {self.endpoint.name} does not exist any more.")
             self._fence(intent)
             self.endpoint.create(
-                add,
-                tags={**self.spec.endpoint.tags, **_experiment(add), OWNER_TAG: self.spec.name},
+                add[0],
+                tags={**self.spec.endpoint.tags, **_experiment(add[0]), OWNER_TAG: self.spec.name},
                 inference_table=InferenceTableName(
                     self.spec.model.catalog, self.spec.model.schema_name, self.spec.model.short_name
                 ),
             )
             now = self._wait()
+        elif _makes_the_endpoint(intent) and now.tags.get(OWNER_TAG) != self.spec.name:
+            raise EndpointError(f"endpoint {self.endpoint.name} was made by somebody else in the meantime.")
         elif now.updating:
             self.progress(f"endpoint {self.endpoint.name}: waiting for the update in progress")
             try:
                 now = self._wait(leaving | remove)
             except UpdateFailed:
                 now = self.endpoint.read() or now
-        if not _equals(now, routes, remove, add):
-            entities = [entity for entity in now.entities if entity.name not in remove]
-            if add is not None and all(entity.name != add.name for entity in entities):
-                entities.append(add)
+        settings = intent.after.get("settings", {})
+        if not _equals(now, routes, remove, add, settings):
+            if not made:
+                self._fence_configuration(intent, now)
+            # Another version under the name of one to add makes way for it.
+            wanted = {entity.name: entity.version for entity in add}
+            replaced = {
+                (each.name, each.version) for each in now.entities if wanted.get(each.name) not in (None, each.version)
+            }
+            entities = [
+                replace(entity, settings={**entity.settings, **settings.get(entity.name, {})})
+                for entity in now.entities
+                if entity.name not in remove and (entity.name, entity.version) not in replaced
+            ]
+            served = {entity.name for entity in entities}
+            entities += [entity for entity in add if entity.name not in served]
             known = {entity.name for entity in entities}
+            gone = sorted(name for name, share in routes.items() if share and name not in known)
+            if gone:
+                raise EndpointError(
+                    f"endpoint {self.endpoint.name} does not have the entity {' and '.join(gone)} any more, which is "
+                    "to get traffic; somebody removed it: serve it there again, or roll the release back."
+                )
             self._fence(intent)
             self.endpoint.update(tuple(entities), {name: share for name, share in routes.items() if name in known})
             now = self._wait(leaving)
-        if not _equals(now, routes, remove, add):
+        if not _equals(now, routes, remove, add, settings):
             raise NotVerified(
                 f"endpoint {self.endpoint.name} was asked for {dict(routes)} but serves {dict(now.routes)}; "
                 "another tool may have changed it; look at the endpoint before going on."
             )
 
     def _fence(self, intent: Entry) -> None:
-        """Before a write: the intent must still be the newest row, or a slow run would undo what came after it.
+        """Before a write: no act may have come after the intent, or a slow run would undo it.
 
         Raises:
             Superseded: It is not.
         """
-        newest = self.ledger.read()[-1]
+        newest = [entry for entry in self.ledger.read() if entry.action not in EVENTS][-1]
         if newest.entry_id != intent.entry_id:
             raise Superseded(
                 f"release {intent.release}: {newest.action} by {newest.actor} came after this {intent.action}; "
                 "nothing more is written by this run."
+            )
+
+    def _fence_configuration(self, intent: Entry, now: EndpointState) -> None:
+        """Before an update: what an intent was decided on must still be there, or another tool's change would be lost.
+
+        Only a rollback is not held by that: it outranks everything.
+
+        Raises:
+            EndpointError: It is not.
+        """
+        if intent.action is not Action.ROLL_BACK and now.config_version != intent.config_version:
+            raise EndpointError(
+                f"endpoint {self.endpoint.name} has configuration {now.config_version}, but the {intent.action} of "
+                f"release {intent.release} was decided on {intent.config_version}; another tool changed it, and "
+                "nothing was written over that."
             )
 
     def _wait(self, leaving: Set[str] = frozenset()) -> EndpointState:
@@ -162,17 +221,45 @@ class VerifiedWrite:
         if named != version:
             raise NotVerified(f"alias {alias} of {self.registry.name} was set to {version} but names {named}.")
 
+    def _ensure_tags(self, intent: Entry, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags on a version and read back that they are there; somebody may have deleted the version."""
+        meant = {key: value[:TAG_LIMIT] for key, value in tags.items()}
+        found = self.registry.get(version)
+        if found is None:
+            return
+        if not meant.items() <= found.tags.items():
+            self._fence(intent)
+            self.registry.tag(version, meant)
+            found = self.registry.get(version)
+        if found is not None and not meant.items() <= found.tags.items():
+            raise NotVerified(f"version {version} of {self.registry.name} was tagged {meant}, but has {found.tags}.")
+
+    def _ensure_gone(self, intent: Entry) -> None:
+        """Delete the endpoint, if it is this model's, and read back that it is gone."""
+        now = self.endpoint.read()
+        if now is not None and now.tags.get(OWNER_TAG) == self.spec.name:
+            self._fence(intent)
+            self.endpoint.delete()
+            if self.endpoint.read() is not None:
+                raise NotVerified(f"endpoint {self.endpoint.name} was deleted, and is still there.")
+
     def undo(self, intent: Entry, error: ReleasePipelineError) -> None:
         """A deployment that failed leaves nothing behind; other actions left the old configuration serving."""
         if intent.action is not Action.DEPLOY:
             return
+        self._fence(intent)
         now = self.endpoint.read()
         if intent.after["champion_version"] is None and now is not None and now.tags.get(OWNER_TAG) == self.spec.name:
             self.endpoint.delete()  # made by this release, and nobody is served by it yet
         version = str(intent.after["challenger_version"])
-        self.registry.tag(version, {TAG_STATUS: "failed", TAG_REASON: str(error)})
+        self.registry.tag(version, {TAG_STATUS: FAILED, TAG_REASON: str(error)})
         if self.registry.version_of_alias(CHALLENGER_ALIAS) == version:
             self.registry.delete_alias(CHALLENGER_ALIAS)
+
+
+def _makes_the_endpoint(intent: Entry) -> bool:
+    """Whether there was no endpoint when the intent was written."""
+    return intent.action is Action.DEPLOY and not intent.after["champion_version"]
 
 
 def _experiment(entity: ServedEntity) -> dict[str, str]:
@@ -185,12 +272,24 @@ def _without(routes: Mapping[str, int], removed: Set[str]) -> dict[str, int]:
     return {name: share for name, share in routes.items() if name not in removed}
 
 
-def _equals(now: EndpointState, routes: Mapping[str, int], remove: Set[str], add: ServedEntity | None) -> bool:
+def _equals(
+    now: EndpointState,
+    routes: Mapping[str, int],
+    remove: Set[str],
+    add: Sequence[ServedEntity],
+    settings: Mapping[str, Mapping[str, Any]],
+) -> bool:
     """Whether the endpoint serves exactly ``routes``; a route of 0 % may be left out by the service."""
     shares = {name: share for name, share in now.routes.items() if share}
     names = {entity.name: entity.version for entity in now.entities}
+    changed = any(
+        entity.settings.get(key) != value
+        for entity in now.entities
+        for key, value in settings.get(entity.name, {}).items()
+    )
     return (
         shares == {name: share for name, share in routes.items() if share}
         and not remove & names.keys()
-        and (add is None or names.get(add.name) == add.version)
+        and all(names.get(entity.name) == entity.version for entity in add)
+        and not changed
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from release_pipeline.errors import StatementFailed, TableMissing
+from release_pipeline.errors import OutOfTime, StatementFailed, TableMissing
 from release_pipeline.workspace import payload_sql
 from release_pipeline.workspace.counts import OTHER, Group, MetricPlan, Window
 from release_pipeline.workspace.metric_sql import together, unjudged
@@ -45,7 +45,7 @@ def count_groups(
     Args:
         warehouse: Runs the statements.
         rows: The new rows.
-        seen: Rows that were read before, whose request ids do not count again.
+        seen: The table around the new rows; request ids that were in it before them do not count again.
         windows: The ramp's steps.
         plans: How the metrics are counted; without any only entities and lag are told.
 
@@ -126,6 +126,8 @@ def _failure(warehouse: Warehouse, rows: Rows, windows: Sequence[Window] | None,
         return None
     try:
         warehouse.execute(*payload_sql.probe(rows, windows, plan))
+    except OutOfTime:
+        raise
     except StatementFailed as error:
         found = _CONDITION.search(str(error))
         return (

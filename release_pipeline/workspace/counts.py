@@ -1,14 +1,19 @@
 """What reading a table gives: counts of its new rows, and levels from before a release. Never a request's body."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from release_pipeline.spec_gate import Metric
 
 #: The segment of every label that was not frozen; the gate calls it so, too.
 OTHER: Final = "other"
+#: Watermark mode looks for late rows among those of so many seconds before the last one that was read.
+LATE_SECONDS: Final = 86_400
+#: Seconds.
+HOUR: Final = 3600
 
 
 class Cursor(NamedTuple):
@@ -90,7 +95,9 @@ class Delta:
         outside: Rows of no step (before the ramp, or while traffic was being moved), of no entity (answered by the
             gateway), refused before a version saw them, or without a request id; counted, never judged.
         duplicates: Rows that were delivered before, and dropped.
-        late: Watermark mode: rows that came after their event time had been read; counted, never judged.
+        cells: Watermark mode: the distinct rows of a step, by hour.
+        late_cells: Watermark mode: rows of a step that came after their event time had been read, by hour; counted,
+            never judged.
         sampling_fraction: Smallest sampling fraction among the rows of a step; None where no row states one.
         rows: Distinct rows that were read, tracers excepted.
         failed: Metrics whose own SQL failed in the warehouse, each with a sentence; all their rows are unjudged.
@@ -105,20 +112,60 @@ class Delta:
     committed_at: datetime
     outside: int = 0
     duplicates: int = 0
-    late: int = 0
+    cells: tuple["Cell", ...] = ()
+    late_cells: tuple["Cell", ...] = ()
     sampling_fraction: float | None = None
     rows: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     lag_measured: bool = True
 
+    @property
+    def late(self) -> int:
+        """Watermark mode: rows that came after their event time had been read."""
+        return sum(cell.rows for cell in self.late_cells)
+
+
+class Cell(NamedTuple):
+    """Distinct rows of a ramp step that one served entity answered within one hour of event time."""
+
+    hour: int
+    """Hours since 1970."""
+    step: int
+    entity: str
+    rows: int
+
 
 @dataclass(frozen=True)
-class Read:
-    """An earlier read of the same release: the versions of its Delta, both inclusive, and its rows."""
+class Counted:
+    """Watermark mode: the rows of a release that are known, whether they came in time or late.
 
-    from_version: int
-    to_version: int
-    rows: int
+    Attributes:
+        since: The first second that was read.
+        cells: The rows of the last day of what was read.
+    """
+
+    since: int
+    cells: tuple[Cell, ...] = ()
+
+    def add(self, cells: Iterable[Cell], until: int) -> Self:
+        """With more rows, up to a second; hours that nobody counts again are forgotten."""
+        oldest = first_hour(until)
+        rows = Counter[tuple[int, int, str]]()
+        for hour, step, entity, number in (*self.cells, *cells):
+            if hour >= oldest:
+                rows[hour, step, entity] += number
+        return replace(self, cells=tuple(Cell(*place, number) for place, number in sorted(rows.items())))
+
+    def late(self, found: Iterable[Cell]) -> tuple[Cell, ...]:
+        """What there is beyond what is known."""
+        known = {cell[:3]: cell.rows for cell in self.cells}
+        beyond = [cell._replace(rows=cell.rows - known.get(cell[:3], 0)) for cell in found]
+        return tuple(cell for cell in beyond if cell.rows > 0)
+
+
+def first_hour(until: int) -> int:
+    """The first hour of the day that ends with a second, in which late rows are looked for."""
+    return (until - LATE_SECONDS) // HOUR
 
 
 @dataclass(frozen=True)
@@ -132,6 +179,8 @@ class Level:
         bad: Sum of their badness.
         threshold_ms: Frozen threshold of a `slow` metric.
         rows_per_second: Judged rows per second, just before the release.
+        failed: Why the metric's own SQL failed in the warehouse, a sentence; such a level, and its segments, are not
+            known. Empty where they are.
     """
 
     metric: str
@@ -140,3 +189,4 @@ class Level:
     bad: float
     threshold_ms: int | None
     rows_per_second: float
+    failed: str = ""

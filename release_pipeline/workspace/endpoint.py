@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from release_pipeline.errors import EndpointError, UpdateFailed, UpdateInProgress, WorkspaceError, first_sentence
 from release_pipeline.workspace.client import Workspace
 from release_pipeline.workspace.endpoint_counters import MetricsPage, read_counters
+from release_pipeline.workspace.endpoint_parts import log_to, set_tags
 
 if TYPE_CHECKING:
     from databricks.sdk.service.serving import ServingEndpointDetailed
@@ -49,6 +50,7 @@ class EndpointState:
         inference_table: Full name of the inference table, None where it is off.
         pending_message: What the service says about the entities of a pending or failed update.
         tags: Tags of the endpoint.
+        permission_level: What who asks may do with it, empty where the service does not say.
     """
 
     name: str
@@ -63,6 +65,7 @@ class EndpointState:
     inference_table: str | None = None
     pending_message: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    permission_level: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,11 @@ class Endpoint:
         """Create the endpoint with one entity at 100 % and its inference table on; returns before it is ready.
 
         Raises:
+            UpdateInProgress: It is there already, as after a try whose answer was lost.
             EndpointError: The service refused it.
             WorkspaceError: The service did not answer in time.
         """
+        from databricks.sdk.errors import ResourceConflict
         from databricks.sdk.errors.base import DatabricksError
         from databricks.sdk.service import serving
 
@@ -139,7 +144,9 @@ class Endpoint:
                 tags=[serving.EndpointTag(key=key, value=value) for key, value in tags.items()],
                 ai_gateway=gateway,
             )
-        except TimeoutError as error:
+        except ResourceConflict:
+            raise UpdateInProgress(f"endpoint {self.name} is there already; look again at what it serves.") from None
+        except _unsure() as error:
             raise _unanswered(self.name, "its creation", error) from None
         except DatabricksError as error:
             raise EndpointError(f"endpoint {self.name} could not be created: {first_sentence(error)}.") from None
@@ -166,7 +173,7 @@ class Endpoint:
             raise UpdateInProgress(
                 f"endpoint {self.name} is busy with another update; try again when it ends."
             ) from None
-        except TimeoutError as error:
+        except _unsure() as error:
             raise _unanswered(self.name, "the new configuration", error) from None
         except DatabricksError as error:
             raise EndpointError(
@@ -229,6 +236,14 @@ class Endpoint:
         except (DatabricksError, TimeoutError) as error:
             raise WorkspaceError(f"endpoint {self.name} could not be deleted: {first_sentence(error)}.") from None
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags; see :func:`release_pipeline.workspace.endpoint_parts.set_tags`."""
+        set_tags(self._workspace, self.name, tags)
+
+    def log_to(self, table: InferenceTableName) -> None:
+        """Switch the inference table on; see :func:`release_pipeline.workspace.endpoint_parts.log_to`."""
+        log_to(self._workspace, self.name, table.catalog, table.schema, table.prefix)
+
     def counters(self) -> MetricsPage | None:
         """Requests and failures by served entity; None where the endpoint exports none, or none may be read."""
         return read_counters(self._workspace, self.name)
@@ -250,7 +265,14 @@ class Endpoint:
             ) from None
 
 
-def _unanswered(name: str, what: str, error: TimeoutError) -> WorkspaceError:
+def _unsure() -> tuple[type[Exception], ...]:
+    """Errors that do not say whether the service took what was asked."""
+    from databricks.sdk.errors import DeadlineExceeded, InternalError, TemporarilyUnavailable
+
+    return (TimeoutError, InternalError, TemporarilyUnavailable, DeadlineExceeded)
+
+
+def _unanswered(name: str, what: str, error: Exception) -> WorkspaceError:
     """Not an EndpointError, which closes an intent as failed: the service may have done what was asked."""
     return WorkspaceError(
         f"endpoint {name} was asked for {what}, and no answer came: {first_sentence(error)}; "
@@ -285,7 +307,9 @@ def _state(answer: "ServingEndpointDetailed") -> EndpointState:
         for route in config.traffic_config.routes or []:
             routes[str(route.served_entity_name or route.served_model_name)] = route.traffic_percentage
     coming = [_entity(entity.as_dict()) for entity in (pending.served_entities or [])] if pending else []
-    table = answer.ai_gateway.inference_table_config if answer.ai_gateway else None
+    gateway = answer.ai_gateway.inference_table_config if answer.ai_gateway else None
+    older = config.auto_capture_config if config else None
+    table = gateway if gateway and gateway.enabled else older
     return EndpointState(
         name=str(answer.name),
         id=str(answer.id),
@@ -302,6 +326,7 @@ def _state(answer: "ServingEndpointDetailed") -> EndpointState:
             else None
         ),
         tags={tag.key: tag.value or "" for tag in answer.tags or []},
+        permission_level=answer.permission_level.value if answer.permission_level else "",
         pending_message="; ".join(
             f"{entity.name} {entity.state.removeprefix('DEPLOYMENT_').lower()}"
             + (f" ({entity.message})" if entity.message else "")

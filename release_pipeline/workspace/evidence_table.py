@@ -8,7 +8,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from release_pipeline.errors import StatementFailed, TableMissing
@@ -33,10 +33,18 @@ _COLUMNS: Mapping[str, str] = {
     "detail": "STRING",
     "writer": "STRING",
 }
+# A column's value out of a line.
+_FIELD: Mapping[str, str] = {
+    "STRING": "get_json_object(rp_line, '$.{0}')",
+    "TIMESTAMP": "timestamp_micros(CAST(get_json_object(rp_line, '$.{0}') AS BIGINT))",
+    **{kind: f"CAST(get_json_object(rp_line, '$.{{0}}') AS {kind})" for kind in ("BIGINT", "INT", "DOUBLE")},
+}
 #: A tick reads at most this many ingests, however long the release is.
 SNAPSHOT_EVERY = 25
-# Rows per INSERT: each row binds one parameter per column, and a statement may bind 255 at most.
-_ROWS_PER_INSERT = 14
+# A release has two served entities, and needs no others.
+_ENTITIES = 200
+# Rows per INSERT; one parameter carries them all.
+_ROWS_PER_INSERT = 500
 
 
 @dataclass(frozen=True)
@@ -118,12 +126,16 @@ class EvidenceTable:
         return [row for row in rows if winner.get(row.ingest) == row.writer]
 
     def mapping(self) -> dict[str, str]:
-        """Version by served entity id, from the tracers of all releases."""
+        """Version by served entity id, from the tracers of all releases: of each id the newest, of the newest ids."""
+        entity, version = (f"get_json_object(detail, '$.{name}')" for name in ("served_entity_id", "version"))
         try:
-            rows = self._select("kind = 'mapping'", {})
+            rows = self._warehouse.execute(
+                f"SELECT {entity} AS entity, max_by({version}, at) AS version FROM {quoted(self.name)} "
+                f"WHERE kind = 'mapping' GROUP BY 1 ORDER BY max(at) DESC, 1 LIMIT {_ENTITIES}"
+            )
         except TableMissing:
             return {}
-        return {row.detail["served_entity_id"]: row.detail["version"] for row in rows}
+        return {row["entity"] or "": row["version"] or "" for row in rows}
 
     def append(self, rows: Sequence[EvidenceRow]) -> None:
         """Append one ingest, its ``ingest`` row last, unless that ingest is there already."""
@@ -132,19 +144,18 @@ class EvidenceTable:
             self._insert(rows[start : start + _ROWS_PER_INSERT], writer)
 
     def _insert(self, rows: Sequence[EvidenceRow], writer: str) -> None:
-        table = quoted(self.name)
-        parameters: dict[str, Value] = {"this_release": rows[0].release, "this_ingest": rows[0].ingest}
-        lines = []
-        for number, row in enumerate(rows):
-            values = _write(row, writer)
-            parameters.update({f"{name}_{number}": value for name, value in values.items()})
-            lines.append("(" + ", ".join(f":{name}_{number}" for name in _COLUMNS) + ")")
-        names = ", ".join(_COLUMNS)
+        table, names = quoted(self.name), ", ".join(_COLUMNS)
+        fields = ", ".join(f"{_FIELD[kind].format(name)} AS {name}" for name, kind in _COLUMNS.items())
         self._warehouse.execute(
-            f"INSERT INTO {table} ({names}) SELECT {names} FROM (VALUES {', '.join(lines)}) AS fresh ({names}) "
-            f"WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE release = :this_release AND ingest = :this_ingest "
-            "AND kind = 'ingest')",
-            parameters,
+            f"INSERT INTO {table} ({names}) SELECT {fields} "
+            "FROM (SELECT explode(split(:lines, '\\n')) AS rp_line) AS fresh "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {table} AS old WHERE old.release = :this_release "
+            "AND old.ingest = :this_ingest AND old.kind = 'ingest')",
+            {
+                "lines": "\n".join(json.dumps(_write(row, writer)) for row in rows),
+                "this_release": rows[0].release,
+                "this_ingest": rows[0].ingest,
+            },
         )
 
     def _select(self, where: str, parameters: Mapping[str, Value]) -> list[EvidenceRow]:
@@ -157,22 +168,23 @@ def _order(row: EvidenceRow) -> tuple[int, datetime, str, str, str, str, int, fl
     return (row.ingest, row.at, row.writer, row.kind, row.metric, row.segment, row.step, row.bucket_start)
 
 
-def _write(row: EvidenceRow, writer: str) -> dict[str, Value]:
+def _write(row: EvidenceRow, writer: str) -> dict[str, str]:
+    """A row as the texts that the statement casts: JSON has no number for the time before the first rows, -inf."""
     return {
         "release": row.release,
-        "ingest": row.ingest,
+        "ingest": str(row.ingest),
         "kind": row.kind,
-        "at": row.at,
-        "step": row.step,
-        "bucket_start": row.bucket_start,
+        "at": str((row.at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)),
+        "step": str(row.step),
+        "bucket_start": repr(float(row.bucket_start)),
         "metric": row.metric,
         "segment": row.segment,
         "champion": json.dumps(row.champion),
         "challenger": json.dumps(row.challenger),
-        "from_version": row.from_version,
-        "to_version": row.to_version,
-        "watermark": row.watermark,
-        "lag_seconds": row.lag_seconds,
+        "from_version": str(row.from_version),
+        "to_version": str(row.to_version),
+        "watermark": repr(float(row.watermark)),
+        "lag_seconds": repr(float(row.lag_seconds)),
         "log_capitals": json.dumps(row.log_capitals),
         "detail": json.dumps(row.detail, sort_keys=True),
         "writer": writer,

@@ -4,13 +4,14 @@ Python sees counts per (ramp step, event-time bucket, served entity, segment), n
 is new only:
 
 - *With a change feed* (today's tables have one) new means committed since the last read. Delivery is at least once, so
-  a row whose request id came before is dropped; earlier rows are looked up only around the new rows' event times, and
-  the work does not grow with the release.
+  a row whose request id came before is dropped; earlier rows are looked up in the table itself, only around the new
+  rows' event times, and the work does not grow with the release. No version that was read before is needed again:
+  OPTIMIZE and VACUUM take old ones away after a week, and the log forgets them after a month.
 - *Without one* (watermark mode) nothing tells when a row came. The cursor is then event time in whole seconds: a tick
   reads the seconds that have passed since the last read, up to a hold-back before the newest row. The newest row, not
   the clock, is what the hold-back counts from, so a table that lags for hours is read hours later and loses nothing.
   The price: the last rows before traffic ends stay unread. A row that comes after its second was read is *late*: it is
-  never judged, but counted, by counting the last day again and taking off what was read of it.
+  never judged, but counted: once an hour the last day is counted again, and what is known of it is taken off.
 """
 
 from collections.abc import Sequence
@@ -23,14 +24,17 @@ from release_pipeline.spec_gate import Metric
 from release_pipeline.workspace import payload_sql
 from release_pipeline.workspace.counting import Grouped, count_groups, count_sound, integer
 from release_pipeline.workspace.counts import (
+    HOUR,
     OTHER,
+    Cell,
+    Counted,
     Cursor,
     Delta,
     Group,
     Level,
     MetricPlan,
-    Read,
     Window,
+    first_hour,
 )
 from release_pipeline.workspace.metric_sql import KINDS, check, together
 from release_pipeline.workspace.payload_shape import PayloadShape, recognise
@@ -41,20 +45,18 @@ from release_pipeline.workspace.tracer import version_of
 __all__ = [
     "KINDS",
     "OTHER",
+    "Counted",
     "Cursor",
     "Delta",
     "Group",
     "InferenceTable",
     "Level",
     "MetricPlan",
-    "Read",
     "Window",
 ]
 
 #: Watermark mode trails the newest row by this; rows are documented to come within an hour.
 HOLD_BACK_SECONDS: Final = 3600.0
-#: Watermark mode looks for late rows among those that were read of this much event time.
-LATE_SECONDS: Final = 86_400
 #: A label becomes a segment of its own with this share of the rows, if it is among the most frequent ones.
 SEGMENT_SHARE: Final = 0.05
 SEGMENTS: Final = 8
@@ -142,7 +144,7 @@ class InferenceTable:
             return None
         if found is None:
             return None
-        return _moment(1000 * int(found)) if shape.milliseconds else parse_timestamp(found)
+        return moment_of(1000 * int(found)) if shape.milliseconds else parse_timestamp(found)
 
     def level(
         self,
@@ -156,7 +158,7 @@ class InferenceTable:
         """The levels of metrics between two event times, with the segments that they are judged by from here on.
 
         Rows that were delivered twice count twice here: a level decides how soon evidence is enough, not whether it is
-        valid. A metric whose SQL fails in the warehouse has a level of no rows.
+        valid. A metric whose SQL fails in the warehouse has a level of no rows that says why.
 
         Args:
             metrics: Metrics of :data:`KINDS`.
@@ -183,21 +185,25 @@ class InferenceTable:
         if before["first"] is not None:
             spanned = max(1.0, min(rate_seconds, until.timestamp() - int(before["first"]) / 1e6))
         recent = until - timedelta(seconds=spanned)
-        plans = []
+        plans, failed = list[MetricPlan](), dict[str, str]()
         for metric in metrics:
             threshold = (metric.threshold_ms or p95) if metric.kind == "slow" else None
             plan = MetricPlan(metric, 0, threshold)
-            plans.append(replace(plan, segments=self._frequent(rows, entities, plan)))
+            plans.append(replace(plan, segments=self._frequent(rows, entities, plan, failed)))
         found = dict[tuple[str, str], Level]()
         for batch in together(plans):
             result = count_sound(
                 self._warehouse, rows, None, batch, lambda sound: payload_sql.levels(rows, entities, sound, recent)
             )
+            failed |= result.failed
             for row in result.rows:
                 for number, plan in enumerate(result.plans):
                     found[plan.metric.name, row["segment"] or ""] = _level(row, number, plan, spanned)
         return [
-            found.get((plan.metric.name, label), Level(plan.metric.name, label, 0, 0.0, plan.threshold_ms, 0.0))
+            replace(
+                found.get((plan.metric.name, label), Level(plan.metric.name, label, 0, 0.0, plan.threshold_ms, 0.0)),
+                failed=failed.get(plan.metric.name, ""),
+            )
             for plan in plans
             for label in ([""] if plan.metric.segments is None else [*plan.segments, OTHER])
         ]
@@ -210,7 +216,7 @@ class InferenceTable:
         first_version: int,
         windows: Sequence[Window],
         plans: Sequence[MetricPlan],
-        earlier: Sequence[Read] = (),
+        counted: Counted | None = None,
     ) -> Delta:
         """Count what came after ``after_version``, up to ``latest``.
 
@@ -220,7 +226,7 @@ class InferenceTable:
             first_version: First version of the release; a request id that was seen since then does not count again.
             windows: The ramp's steps by event time.
             plans: How the metrics are counted; may be empty.
-            earlier: The release's earlier reads; only watermark mode needs them, to count late rows.
+            counted: The release's rows that are known; only watermark mode needs them, to count late rows.
 
         Raises:
             SpecError: The SQL of a metric is not one expression.
@@ -234,7 +240,7 @@ class InferenceTable:
         inside = [row for row in profile if row["step"] is not None]
         grouped = Grouped()
         if inside:
-            seen = self._seen(first_version, after_version, inside)
+            seen = self._seen(first_version, after_version, latest, inside)
             grouped = count_groups(self._warehouse, rows, seen, windows, plans)
         entities = grouped.entities
         kept, aside = sum(entities.values()), sum(integer(row, "n") for row in outside)
@@ -257,7 +263,8 @@ class InferenceTable:
             committed_at=latest.at,
             outside=aside,
             duplicates=max(0, sum(integer(row, "copies") for row in (*inside, *outside)) - kept - aside),
-            late=0 if feed else self._late(after_version, earlier),
+            cells=() if feed else tuple(map(_cell, inside)),
+            late_cells=() if feed else self._late(after_version, latest.version, counted, windows),
             sampling_fraction=min((float(row["sampling"]) for row in inside if row["sampling"]), default=None),
             rows=kept + aside,
             failed=grouped.failed,
@@ -288,7 +295,7 @@ class InferenceTable:
     def _new(self, first: int, last: int) -> Rows:
         """Rows of these versions, both included."""
         if not self.has_change_feed():
-            return self._between(_moment(_SECOND * first), _moment(_SECOND * (last + 1)))
+            return self._between(moment_of(_SECOND * first), moment_of(_SECOND * (last + 1)))
         return Rows(
             self.shape(),
             self._feed_of(first, last),
@@ -297,40 +304,41 @@ class InferenceTable:
             lag=f"unix_micros(payload._commit_timestamp) - unix_micros({self.shape().expression('request_time')})",
         )
 
-    def _seen(self, first: int, last: int, inside: Sequence[Row]) -> Rows | None:
-        """Rows of earlier versions around the event times of new ones; None where no copy can be among them.
+    def _seen(self, first: int, last: int, latest: Cursor, inside: Sequence[Row]) -> Rows | None:
+        """The table around the event times of new rows, these included; None where nothing was read before.
 
         Without a change feed copies have the same event time, so they are read together or late.
         """
         if last < first or not self.has_change_feed():
             return None
-        oldest = _moment(min(integer(row, "oldest") for row in inside))
-        newest = _moment(max(integer(row, "newest") for row in inside))
+        oldest = moment_of(min(integer(row, "oldest") for row in inside))
+        newest = moment_of(max(integer(row, "newest") for row in inside))
         where, values = self.shape().between(oldest, newest + _MICROSECOND, "seen")
-        relation = self._feed_of(first, last)
-        return Rows(self.shape(), relation, f"payload._change_type = 'insert' AND {where}", values)
+        return Rows(self.shape(), f"{quoted(self.name)} VERSION AS OF {int(latest.version)}", where, values)
 
     def _feed_of(self, first: int, last: int) -> str:
         return f"table_changes({_literal(self.name)}, {int(first)}, {int(last)})"
 
-    def _late(self, after: int, earlier: Sequence[Read]) -> int:
-        """How many of the last day's rows there are beyond those that were read of it."""
-        reads = [read for read in earlier if after - LATE_SECONDS < read.from_version <= read.to_version <= after]
-        if not reads:
-            return 0
-        rows = self._new(min(read.from_version for read in reads), max(read.to_version for read in reads))
-        return max(0, integer(self._run(payload_sql.distinct(rows))[0], "n") - sum(read.rows for read in reads))
+    def _late(self, after: int, until: int, counted: Counted | None, windows: Sequence[Window]) -> tuple[Cell, ...]:
+        """The last day's rows beyond those that are known; looked for where the read begins another hour."""
+        if counted is None or after // HOUR == until // HOUR:
+            return ()
+        rows = self._new(max(counted.since, HOUR * first_hour(after)), after)
+        return counted.late(map(_cell, self._run(payload_sql.by_hour(rows, windows))))
 
-    def _frequent(self, rows: Rows, entities: Sequence[str], plan: MetricPlan) -> tuple[str, ...]:
+    def _frequent(
+        self, rows: Rows, entities: Sequence[str], plan: MetricPlan, failed: dict[str, str]
+    ) -> tuple[str, ...]:
         """The labels that become segments: frequent, not empty, and not what the rest is called."""
         if plan.metric.segments is None:
             return ()
         # Two more than are wanted: NULL, an empty label or the rest's own name may be among the most frequent.
         statement = payload_sql.labels(rows, entities, plan, SEGMENTS + 3)
-        found = count_sound(self._warehouse, rows, None, [plan], lambda _: statement).rows
+        found = count_sound(self._warehouse, rows, None, [plan], lambda _: statement)
+        failed |= found.failed
         return tuple(
             str(row["label"])
-            for row in found
+            for row in found.rows
             if row["label"] not in (None, "", OTHER) and integer(row, "n") >= SEGMENT_SHARE * integer(row, "total")
         )[:SEGMENTS]
 
@@ -346,7 +354,12 @@ def _level(row: Row, number: int, plan: MetricPlan, seconds: float) -> Level:
     )
 
 
-def _moment(microseconds: int) -> datetime:
+def _cell(row: Row) -> Cell:
+    return Cell(integer(row, "hour"), integer(row, "step"), row["entity"] or "", integer(row, "n"))
+
+
+def moment_of(microseconds: int) -> datetime:
+    """An aware time in UTC from unix microseconds."""
     return datetime(1970, 1, 1, tzinfo=UTC) + microseconds * _MICROSECOND
 
 

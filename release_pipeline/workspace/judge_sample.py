@@ -1,20 +1,31 @@
-"""The requests that a judge scores: a fixed sample of those that were answered well, oldest first."""
+"""The requests that a judge scores: a fixed sample of those that were answered well, oldest first.
 
-from collections.abc import Sequence
+A look goes through the requests of the last hours. Once an hour a pass goes through all older ones, a few seconds at a
+time, for rows that were logged later than that and for what a judge that stood still has left: every request of the
+sample is scored in the end, and no look reads the whole ramp.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 from release_pipeline.spec_gate import Metric
+from release_pipeline.workspace.budget import Budget, slices
 from release_pipeline.workspace.metric_sql import ANSWERED, badness
 from release_pipeline.workspace.payload_sql import Rows
-from release_pipeline.workspace.score_table import Judged, ScoreTable, source_of
+from release_pipeline.workspace.score_table import CLOCKS, Judged, ScoreTable, source_of
 from release_pipeline.workspace.sql.warehouse import parse_timestamp, quoted
+from release_pipeline.workspace.swept_source import FRESH, due_pass, end_of
 
-#: Rows come into the inference table within this; older ones than the newest score less this are not looked at again.
+#: Most rows come into the inference table within this; each look goes through the requests of so much time.
 LAG: Final = timedelta(hours=3)
+#: Time for a pass in one look, seconds.
+PASS_SECONDS: Final = 5.0
 #: Longer pairs of request and response, in characters, are not fetched, and cannot be judged.
 LONGEST: Final = 2_000_000
+# Looked at before anything else of a row, in an order that no optimiser changes: bodies are for the sample alone.
+_HASH: Final = "CAST(conv(substr(md5(request_id), 1, 8), 16, 10) AS BIGINT)"
 # A failed answer has nothing to judge; `errors` counts it.
 _ERROR, _ERROR_VALUES = badness(Metric(name="errors", kind="errors"), None, 0)
 
@@ -48,25 +59,49 @@ class JudgeSample:
     def __init__(self, scores: ScoreTable) -> None:
         self._scores = scores
 
-    def waiting(self, metric: Metric, since: datetime, until: datetime, at_most: int) -> list[Sampled]:
-        """The oldest requests of the sample that have no score yet.
+    def waiting(self, metric: Metric, since: datetime, now: datetime, at_most: int) -> list[Sampled]:
+        """Requests of the sample that have no score yet, the oldest ones of those that this look comes to.
+
+        Args:
+            metric: A metric of kind `judge`.
+            since: First event time.
+            now: The time; a request's may lie a little ahead of it.
+            at_most: So many at most.
 
         Raises:
             TableMissing: There is no inference table, or no score table.
             TableUnreadable: The inference table is in no shape that the gate can read.
         """
-        newest = self._scores.newest(metric)
-        start = since if newest is None else max(since, newest - LAG)
-        rows, table = self._between(start, until), quoted(self._scores.name)
+        late = self._late(metric, since, now, at_most)
+        fresh = self._unscored(metric, max(since, now - LAG), now + CLOCKS, at_most)
+        found = {each.request_id: each for each in (*fresh, *late)}
+        return sorted(found.values(), key=lambda each: (each.request_time, each.request_id))[:at_most]
+
+    def _late(self, metric: Metric, since: datetime, now: datetime, at_most: int) -> list[Sampled]:
+        """What the pass that is due finds; it goes on from there once that is scored."""
+        if since >= now - FRESH:
+            return []
+        due = due_pass(self._scores.newest_pass(metric, now + CLOCKS), since, now)
+        if due is None:
+            return []
+        for start, end in slices(due.reached, end_of(due), Budget(PASS_SECONDS)):
+            if found := self._unscored(metric, start, end, at_most):
+                return found
+            self._scores.note_pass(metric, due._replace(reached=end))
+        return []
+
+    def _unscored(self, metric: Metric, since: datetime, until: datetime, at_most: int) -> list[Sampled]:
+        """The oldest requests of the sample between two event times that have no score yet."""
+        rows, table = self._between(since, until), quoted(self._scores.name)
         found = self._scores.execute(
             f"Choosing requests for metric {metric.name}",
             f"""
             SELECT request_id, min(request_time) AS request_time FROM ({rows.query}) AS canonical
-            WHERE {ANSWERED} AND {_ERROR} = 0
-                AND CAST(conv(substr(md5(request_id), 1, 8), 16, 10) AS BIGINT) < :share * 4294967296
+            WHERE CASE WHEN {_HASH} < :share * 4294967296 THEN CASE WHEN {ANSWERED} THEN {_ERROR} END END = 0
                 AND NOT EXISTS (
                     SELECT 1 FROM {table} AS old
                     WHERE old.metric = :metric AND old.source = :source AND old.request_id = canonical.request_id
+                        AND old.request_time >= :since AND old.request_time < :until
                 )
             GROUP BY request_id ORDER BY 2, 1 LIMIT {int(at_most)}
             """,
@@ -74,6 +109,8 @@ class JudgeSample:
                 **rows.values,
                 **_ERROR_VALUES,
                 "share": metric.sample,
+                "since": since,
+                "until": until,
                 "metric": metric.name,
                 "source": source_of(metric),
             },
@@ -82,8 +119,12 @@ class JudgeSample:
 
     def bodies(self, sampled: Sequence[Sampled]) -> dict[str, Bodies]:
         """What was asked and answered, by request id."""
-        if not sampled:
-            return {}
+        found: dict[str, Bodies] = {}
+        for near in _near(sampled):
+            found |= self._bodies(near)
+        return found
+
+    def _bodies(self, sampled: Sequence[Sampled]) -> dict[str, Bodies]:
         rows = self._between(sampled[0].request_time, sampled[-1].request_time + timedelta(milliseconds=1))
         ids = {f"id_{number}": each.request_id for number, each in enumerate(sampled)}
         short = f"coalesce(length(request), 0) + coalesce(length(response), 0) <= {LONGEST}"
@@ -101,12 +142,26 @@ class JudgeSample:
 
     def write(self, metric: Metric, sampled: Sequence[Sampled], judged: Sequence[Judged]) -> int:
         """Write scores of these requests; the number of new rows."""
-        if not judged:
-            return 0
-        last = max(each.request_time for each in sampled) + timedelta(milliseconds=1)
-        return self._scores.add(metric, judged, min(each.request_time for each in sampled), last)
+        scores, written = {each.request_id: each for each in judged}, 0
+        for near in _near(sampled):
+            values = [scores[each.request_id] for each in near if each.request_id in scores]
+            last = near[-1].request_time + timedelta(milliseconds=1)
+            written += self._scores.add(metric, values, near[0].request_time, last, own=True)
+        return written
 
     def _between(self, since: datetime, until: datetime) -> Rows:
         payload = self._scores.payload
         where, values = payload.shape().between(since, until, "sampled")
         return Rows(payload.shape(), quoted(payload.name), where, values)
+
+
+def _near(sampled: Sequence[Sampled]) -> Iterator[list[Sampled]]:
+    """Requests, in order of time, in parts without long gaps: nothing that lies between is read."""
+    part: list[Sampled] = []
+    for each in sampled:
+        if part and each.request_time - part[-1].request_time > LAG:
+            yield part
+            part = []
+        part.append(each)
+    if part:
+        yield part

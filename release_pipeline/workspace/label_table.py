@@ -1,9 +1,9 @@
 """Late truth: a user's table that says, per request, how it turned out.
 
-A label is joined to its request by the request's id, or the client's. With a change feed on the label table a tick
-reads what was written to it within the last hour, whichever requests it is about; without one it looks up the requests
-of the last hour. Once an hour all requests are looked up, so labels of older requests, labels that came before their
-request was logged, and rows that were updated are found, too.
+A label is joined to its request by the request's id, or the client's. Each look looks up the requests of the last hour
+and a pass, once an hour, all older ones; so labels of older requests, labels that came before their request was logged,
+and rows that were updated are found, too. With a change feed on the label table the requests of the last hour are
+looked up among the labels that were written within that hour, and not in the whole table.
 """
 
 from datetime import datetime
@@ -13,12 +13,11 @@ from release_pipeline.clock import Clock
 from release_pipeline.errors import SpecError, StatementFailed, TableMissing, TableUnreadable
 from release_pipeline.spec_gate import Metric
 from release_pipeline.spec_sql import expression_problem
+from release_pipeline.workspace.budget import Budget
 from release_pipeline.workspace.counting import condition
-from release_pipeline.workspace.counts import Cursor
-from release_pipeline.workspace.feedback import FRESH, sweep_from
-from release_pipeline.workspace.score_source import ScoreSource
-from release_pipeline.workspace.score_table import CLOCKS, ScoreTable
+from release_pipeline.workspace.score_table import ScoreTable
 from release_pipeline.workspace.sql.warehouse import parse_timestamp, quoted
+from release_pipeline.workspace.swept_source import FRESH, SweptSource
 
 # No more commits of an hour are read one by one.
 _COMMITS: Final = 1000
@@ -26,7 +25,7 @@ _COMMITS: Final = 1000
 _WRITTEN: Final = "('insert', 'update_postimage')"
 
 
-class LabelSource(ScoreSource):
+class LabelSource(SweptSource):
     """Labels from one table.
 
     Args:
@@ -37,53 +36,48 @@ class LabelSource(ScoreSource):
     """
 
     def __init__(self, name: str, metrics: tuple[Metric, ...], scores: ScoreTable, clock: Clock) -> None:
-        super().__init__(name, metrics, scores)
-        self._clock = clock
-        self._missing = False
+        super().__init__(name, metrics, scores, clock)
+        self._columns: list[str] = []
 
-    def collect(self, since: datetime) -> None:
-        """Write the new labels of requests from ``since`` on.
+    def is_there(self) -> bool:
+        """Whether there is such a table.
+
+        Raises:
+            TableUnreadable: It lacks the column of request ids of a metric.
+        """
+        self._columns = []
+        for row in self.scores.warehouse.execute(f"DESCRIBE TABLE {quoted(self.name)}"):
+            # After the columns come sections about partitions and clustering.
+            if not row["col_name"] or row["col_name"].startswith("#"):
+                break
+            self._columns.append(row["col_name"])
+        for metric in self.metrics:
+            if metric.request_id_column.lower() not in (column.lower() for column in self._columns):
+                raise TableUnreadable(
+                    f"{self.name}, the labels of metric {metric.name}, has no column {metric.request_id_column}; "
+                    "name the column of request ids as request_id_column."
+                )
+        return True
+
+    def look_through(self, metric: Metric, since: datetime, until: datetime, *, fresh: Budget | None = None) -> None:
+        """Write the labels of requests between two event times.
 
         A badness of NULL means that the truth is not known yet: nothing is written, and the row is read again.
 
         Raises:
             SpecError: The SQL of a metric is not one expression.
-            TableUnreadable: The table lacks the column of request ids, or a metric's SQL fails in the warehouse.
+            TableMissing: There is no such table, or no inference table.
+            TableUnreadable: A metric's SQL fails in the warehouse.
         """
-        super().collect(since)
-        self._missing = False
-        now = self._clock.now()
+        now = self.clock.now()
+        relation, order = f"{quoted(self.name)} AS rp_truth", "0"
         try:
-            columns = self._columns()
-            for metric in self.metrics:
-                if metric.request_id_column.lower() not in (column.lower() for column in columns):
-                    raise TableUnreadable(
-                        f"{self.name}, the labels of metric {metric.name}, has no column {metric.request_id_column}; "
-                        "name the column of request ids as request_id_column."
-                    )
-                start, whole = sweep_from(self.scores, metric, since, now)
-                self._add(metric, columns, since, start, now, whole=whole)
-                if whole:
-                    self.scores.mark_swept(metric, since, now)
-        except TableMissing:
-            self._missing = True
-
-    def latest(self) -> Cursor | None:
-        """How far the score table reaches; None where it, or at the last collection the label table, did not exist."""
-        return None if self._missing else super().latest()
-
-    def _add(
-        self, metric: Metric, columns: list[str], since: datetime, start: datetime, now: datetime, *, whole: bool
-    ) -> None:
-        until = now + CLOCKS
-        try:
-            if not whole:
-                feed = self._feed(now)
-                if feed is not None:
-                    if feed:
-                        self._insert(metric, columns, feed, "rp_truth._commit_version", since, until, now)
-                    return
-            self._insert(metric, columns, f"{quoted(self.name)} AS rp_truth", "0", start, until, now)
+            feed = None if fresh is None else self._feed(now)
+            if feed == "":
+                return
+            if feed is not None:
+                relation, order = feed, "rp_truth._commit_version"
+            self._insert(metric, self._columns, relation, order, since, until, now)
         except TableMissing:
             raise
         except StatementFailed as error:
@@ -117,9 +111,9 @@ class LabelSource(ScoreSource):
             f"FROM ({logged}) AS logged JOIN ({truth}) AS truth ON logged.rp_key = truth.rp_given"
         )
         found = (
-            "SELECT request_id, request_time, served_entity, rp_segment, rp_order, :now AS rp_at, "
+            "SELECT request_id, request_time, served_entity, rp_segment, rp_order, rp_key, rp_inside, :now AS rp_at, "
             "CASE WHEN rp_raw >= 0 AND rp_raw <= 1 THEN rp_raw END AS rp_badness FROM ("
-            f"SELECT request_id, request_time, served_entity, rp_segment, rp_order, "
+            "SELECT request_id, request_time, served_entity, rp_segment, rp_order, rp_key, rp_inside, "
             f"TRY_CAST(({metric.badness}) AS DOUBLE) AS rp_raw FROM ({joined}) AS joined) AS valued "
             "WHERE rp_raw IS NOT NULL"
         )
@@ -143,12 +137,3 @@ class LabelSource(ScoreSource):
             f"(SELECT * FROM table_changes('{self.name}', {min(fresh)}, {max(fresh)}) "
             f"WHERE _change_type IN {_WRITTEN}) AS rp_truth"
         )
-
-    def _columns(self) -> list[str]:
-        columns = []
-        for row in self.scores.warehouse.execute(f"DESCRIBE TABLE {quoted(self.name)}"):
-            # After the columns come sections about partitions and clustering.
-            if not row["col_name"] or row["col_name"].startswith("#"):
-                break
-            columns.append(row["col_name"])
-        return columns

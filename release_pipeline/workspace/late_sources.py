@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from release_pipeline.clock import Clock
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_gate import Metric
+from release_pipeline.workspace.assessment_logs import LoggedFeedback
 from release_pipeline.workspace.client import Workspace
-from release_pipeline.workspace.feedback import LoggedFeedback, TraceFeedback
+from release_pipeline.workspace.feedback import TraceFeedback
 from release_pipeline.workspace.inference_table import InferenceTable
 from release_pipeline.workspace.label_table import LabelSource
 from release_pipeline.workspace.score_source import ScoreSource

@@ -1,7 +1,8 @@
 """SQL over canonical columns: a row's badness per kind of metric, its value bin, segment, step and bucket.
 
-Badness is from 0, good, to 1, bad. Bin ``i`` of ``k`` stands for ``i / (k - 1)``. A row without a usable value has the
-bin NULL: it is counted as unjudged, never as good. Values are bound; only what the YAML holds as SQL becomes text of a
+Badness is from 0, good, to 1, bad. Bin ``i`` of ``k`` stands for ``i / (k - 1)``; of scores a badness between two bins
+goes to either, by a hash of its request's id, so that it is right on average. A row without a usable value has the bin
+NULL: it is counted as unjudged, never as good. Values are bound; only what the YAML holds as SQL becomes text of a
 statement, after :func:`check`.
 """
 
@@ -89,9 +90,23 @@ def badness(metric: Metric, threshold_ms: int | None, number: int) -> tuple[str,
     return value, {}
 
 
-def value_bin(value: str, bins: int) -> str:
-    """The SQL of the bin of a badness: NULL for NULL, NaN (it is above every number) and values outside [0, 1]."""
-    return f"CASE WHEN {value} >= 0 AND {value} <= 1 THEN CAST(floor({value} * {bins - 1} + 0.5) AS INT) END"
+def value_bin(value: str, bins: int, metric: str) -> str:
+    """The SQL of the bin of a badness: NULL for NULL, NaN (it is above every number) and values outside [0, 1].
+
+    With two bins it is the nearer one. With more, a badness between two goes to the upper one with a probability of
+    how far it is on its way there, so the mean of the bins is the mean of the badness. What decides is a hash of the
+    metric and the row's ``request_id``: the same on every look, every warehouse and every copy of the row, and blind
+    to version and outcome. Without a request id the bin is NULL.
+
+    Args:
+        value: SQL of the badness.
+        bins: Number of bins.
+        metric: SQL of the metric's name.
+    """
+    # Of 32 bits, exact, and never 0 or 1: further from both than what arithmetic adds to a badness that is a bin's own.
+    hashed = f"conv(substr(md5(concat({metric}, '/', request_id)), 1, 8), 16, 10)"
+    rounding = "0.5" if bins == 2 else f"(CAST({hashed} AS DOUBLE) + 0.5) / 4294967296"
+    return f"CASE WHEN {value} >= 0 AND {value} <= 1 THEN CAST(floor({value} * {bins - 1} + {rounding}) AS INT) END"
 
 
 def segment(plan: MetricPlan) -> tuple[str, dict[str, Value]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from release_pipeline.workspace.counts import MetricPlan, Window
 from release_pipeline.workspace.metric_sql import (
@@ -19,6 +20,9 @@ from release_pipeline.workspace.payload_shape import PayloadShape
 from release_pipeline.workspace.sql.warehouse import Value
 
 Statement = tuple[str, dict[str, Value]]
+
+# Hours of event time since 1970.
+_HOUR: Final = "CAST(floor(unix_micros(request_time) / 3600000000) AS BIGINT)"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Rows:
 
 
 def profile(rows: Rows, windows: Sequence[Window]) -> Statement:
-    """Rows by (step, served entity, tracer): copies, distinct rows, event times in microseconds, sampling and lag.
+    """Rows by (step, served entity, tracer, hour): copies, distinct rows, event times in microseconds, sampling, lag.
 
     Rows without a request id cannot be told from their copies; each is a row of its own, in no step.
     """
@@ -63,11 +67,11 @@ def profile(rows: Rows, windows: Sequence[Window]) -> Statement:
     ), numbered AS (
         SELECT *, row_number() OVER (PARTITION BY request_id, rp_step ORDER BY rp_order) AS rp_copy FROM fresh
     )
-    SELECT rp_step AS step, served_entity AS entity, rp_tracer AS tracer, count(*) AS copies,
+    SELECT rp_step AS step, served_entity AS entity, rp_tracer AS tracer, {_HOUR} AS hour, count(*) AS copies,
         count_if(rp_copy = 1 OR request_id IS NULL) AS n,
         min(unix_micros(request_time)) AS oldest, max(unix_micros(request_time)) AS newest,
         min(sampling_fraction) AS sampling, max(rp_lag) AS lag_us
-    FROM numbered GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    FROM numbered GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
     """
     return statement, {**rows.values, **values}
 
@@ -77,7 +81,8 @@ def counts(rows: Rows, seen: Rows | None, windows: Sequence[Window], plans: Sequ
 
     Args:
         rows: The new rows.
-        seen: Rows that were read before; a new row with the request id of one is left out.
+        seen: The table up to the new rows' version, around their event times; a new row whose request id was in it
+            before is left out. None where nothing was read before.
         windows: The ramp's steps.
         plans: Plans that :func:`~release_pipeline.workspace.metric_sql.together` put together; may be empty, then
             ``bucket`` is 0.
@@ -91,28 +96,22 @@ def counts(rows: Rows, seen: Rows | None, windows: Sequence[Window], plans: Sequ
     label_sql, labels = segment(plans[0]) if plans else ("''", {})
     bucket_sql = bucket(plans[0].bucket_seconds) if plans else "CAST(0 AS BIGINT)"
     values |= labels
-    valued, counted = [], []
-    for number, plan in enumerate(plans):
-        sql, bound = badness(plan.metric, plan.threshold_ms, number)
-        values |= bound
-        valued.append(f", {sql} AS rp_value_{number}")
-        counted += _bins(number, plan.metric.bins)
-    binned = [
-        f", {value_bin(f'rp_value_{number}', plan.metric.bins)} AS rp_bin_{number}" for number, plan in enumerate(plans)
-    ]
+    valued, bound = _valued(plans)
+    values |= bound
+    counted = [column for number, plan in enumerate(plans) for column in _bins(number, plan.metric.bins)]
     statement = f"""
     WITH fresh AS (
         SELECT *, {placed} AS rp_step FROM ({rows.query}) AS canonical
     ), numbered AS (
         SELECT *, row_number() OVER (PARTITION BY request_id ORDER BY rp_order) AS rp_copy
         FROM fresh WHERE rp_step IS NOT NULL
-    ), {_seen(seen)} kept AS (
+    ), {_seen(rows, seen)}kept AS (
         SELECT * FROM numbered AS candidate WHERE rp_copy = 1 {again}
     ), valued AS (
-        SELECT rp_step, {bucket_sql} AS rp_bucket, served_entity, {label_sql} AS rp_segment, rp_lag{"".join(valued)}
+        SELECT rp_step, {bucket_sql} AS rp_bucket, request_id, served_entity, {label_sql} AS rp_segment, rp_lag{valued}
         FROM kept
     ), binned AS (
-        SELECT rp_step, rp_bucket, served_entity, rp_segment, rp_lag{"".join(binned)} FROM valued
+        SELECT rp_step, rp_bucket, served_entity, rp_segment, rp_lag{_binned(plans)} FROM valued
     )
     SELECT rp_step AS step, rp_bucket AS bucket, served_entity AS entity, rp_segment AS segment,
         count(*) AS n, max(rp_lag) AS lag_us{"".join(counted)}
@@ -121,12 +120,14 @@ def counts(rows: Rows, seen: Rows | None, windows: Sequence[Window], plans: Sequ
     return statement, values
 
 
-def distinct(rows: Rows) -> Statement:
-    """How many rows there are, tracers and copies excepted."""
+def by_hour(rows: Rows, windows: Sequence[Window]) -> Statement:
+    """Distinct rows of the steps by (hour, step, served entity)."""
+    placed, values = step(windows)
     return (
-        f"SELECT count(DISTINCT request_id) + count_if(request_id IS NULL) AS n FROM ({rows.query}) AS canonical "
-        f"WHERE NOT {TRACER}",
-        dict(rows.values),
+        f"SELECT {_HOUR} AS hour, rp_step AS step, served_entity AS entity, count(DISTINCT request_id) AS n "
+        f"FROM (SELECT *, {placed} AS rp_step FROM ({rows.query}) AS canonical) AS placed "
+        "WHERE rp_step IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+        {**rows.values, **values},
     )
 
 
@@ -169,24 +170,22 @@ def levels(rows: Rows, entities: Sequence[str], plans: Sequence[MetricPlan], rec
     """By segment and plan: ``n<i>`` judged rows, ``bad<i>`` the sum of their bins, ``recent<i>`` those since then."""
     chosen, values = _of(entities)
     label_sql, bound = segment(plans[0])
-    values |= {**bound, **rows.values, "recent": recent}
-    valued, counted = [], []
-    for number, plan in enumerate(plans):
-        sql, bound = badness(plan.metric, plan.threshold_ms, number)
-        values |= bound
-        valued.append(f", {sql} AS rp_value_{number}")
-        found = value_bin(f"rp_value_{number}", plan.metric.bins)
-        counted.append(
-            f", count({found}) AS n{number}, coalesce(sum({found}), 0) AS bad{number}, "
-            f"count_if(rp_recent AND {found} IS NOT NULL) AS recent{number}"
-        )
+    valued, values_bound = _valued(plans)
+    values |= {**bound, **values_bound, **rows.values, "recent": recent}
+    counted = [
+        f", count(rp_bin_{number}) AS n{number}, coalesce(sum(rp_bin_{number}), 0) AS bad{number}, "
+        f"count_if(rp_recent AND rp_bin_{number} IS NOT NULL) AS recent{number}"
+        for number in range(len(plans))
+    ]
     return (
         f"""
         WITH valued AS (
-            SELECT {label_sql} AS rp_segment, request_time >= :recent AS rp_recent{"".join(valued)}
+            SELECT request_id, {label_sql} AS rp_segment, request_time >= :recent AS rp_recent{valued}
             FROM ({rows.query}) AS canonical WHERE {ANSWERED}{chosen}
+        ), binned AS (
+            SELECT rp_segment, rp_recent{_binned(plans)} FROM valued
         )
-        SELECT rp_segment AS segment{"".join(counted)} FROM valued GROUP BY 1 ORDER BY 1
+        SELECT rp_segment AS segment{"".join(counted)} FROM binned GROUP BY 1 ORDER BY 1
         """,
         values,
     )
@@ -204,6 +203,26 @@ def probe(rows: Rows, windows: Sequence[Window] | None, plan: MetricPlan) -> Sta
     )
 
 
+def _valued(plans: Sequence[MetricPlan]) -> Statement:
+    """The columns ``rp_value_<i>``, the badness of each plan, and all values that they and their bins bind."""
+    columns, values = [], dict[str, Value]()
+    for number, plan in enumerate(plans):
+        sql, bound = badness(plan.metric, plan.threshold_ms, number)
+        columns.append(f", {sql} AS rp_value_{number}")
+        values |= bound
+        if plan.metric.bins > 2:
+            values[f"metric_{number}"] = plan.metric.name
+    return "".join(columns), values
+
+
+def _binned(plans: Sequence[MetricPlan]) -> str:
+    """The columns ``rp_bin_<i>`` over ``rp_value_<i>`` and ``request_id``."""
+    return "".join(
+        f", {value_bin(f'rp_value_{number}', plan.metric.bins, f':metric_{number}')} AS rp_bin_{number}"
+        for number, plan in enumerate(plans)
+    )
+
+
 def _bins(number: int, bins: int) -> list[str]:
     column = f"rp_bin_{number}"
     return [
@@ -212,11 +231,23 @@ def _bins(number: int, bins: int) -> list[str]:
     ]
 
 
-def _seen(seen: Rows | None) -> str:
+def _seen(rows: Rows, seen: Rows | None) -> str:
+    """The request ids that were in the table before these changes: those with more rows in it than they have brought.
+
+    Of the table's versions only the newest can be relied on, so the one before the changes is counted back to.
+    """
     if seen is None:
         return ""
     request_id = seen.shape.expression("request_id")
-    return f"seen AS (SELECT {request_id} AS request_id FROM {seen.relation} AS payload WHERE {seen.where}), "
+    added = "payload._change_type IN ('insert', 'update_postimage')"
+    return f"""seen AS (
+        SELECT request_id FROM (
+            SELECT {request_id} AS request_id, 1 AS rp_rows FROM {seen.relation} AS payload WHERE {seen.where}
+            UNION ALL
+            SELECT {request_id} AS request_id, CASE WHEN {added} THEN -1 ELSE 1 END AS rp_rows
+            FROM {rows.relation} AS payload WHERE {seen.where}
+        ) AS counted GROUP BY request_id HAVING sum(rp_rows) > 0
+    ), """
 
 
 def _of(entities: Sequence[str]) -> Statement:

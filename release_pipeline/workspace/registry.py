@@ -16,6 +16,10 @@ TAG_STATUS = "release_pipeline.status"
 TAG_REASON = "release_pipeline.reason"
 TAG_DIGEST = "release_pipeline.digest"
 REJECTED = "rejected"
+#: Status of a version whose deployment, or one of its steps, could not be made.
+FAILED = "failed"
+#: Status of a version whose release was replaced by another; it may be released again.
+SUPERSEDED = "superseded"
 TAG_LIMIT = 250
 
 
@@ -46,7 +50,7 @@ class Registry:
 
         try:
             return str(self._workspace.mlflow.get_model_version_by_alias(self.name, alias).version)
-        except MlflowException as error:
+        except (MlflowException, TimeoutError) as error:
             if _missing(error):
                 return None
             raise RegistryError(
@@ -59,7 +63,7 @@ class Registry:
 
         try:
             return _version(self._workspace.mlflow.get_model_version(self.name, version))
-        except MlflowException as error:
+        except (MlflowException, TimeoutError) as error:
             if _missing(error):
                 return None
             raise RegistryError(
@@ -72,7 +76,7 @@ class Registry:
 
         try:
             found = self._workspace.mlflow.search_model_versions(f"name='{self.name}'")
-        except MlflowException as error:
+        except (MlflowException, TimeoutError) as error:
             raise RegistryError(f"the versions of {self.name} could not be read: {first_sentence(error)}") from None
         numbers = sorted((int(version.version) for version in found), reverse=True)
         return [version for number in numbers if (version := self.get(str(number))) is not None]
@@ -111,7 +115,7 @@ class Registry:
 
         try:
             call(self._workspace.mlflow)
-        except MlflowException as error:
+        except (MlflowException, TimeoutError) as error:
             raise RegistryError(f"could not {what}: {first_sentence(error)}") from None
 
 

@@ -1,21 +1,34 @@
 """Counts of scores: what is new in the score table since a commit, and the level before a release."""
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
 from release_pipeline.errors import TableMissing
 from release_pipeline.spec_gate import SCORE_BINS, Metric
+from release_pipeline.workspace.budget import Budget
 from release_pipeline.workspace.counts import OTHER, Cursor, Delta, Group, Level, MetricPlan, Window
-from release_pipeline.workspace.inference_table import SEGMENT_SHARE, SEGMENTS
+from release_pipeline.workspace.inference_table import SEGMENT_SHARE, SEGMENTS, moment_of
 from release_pipeline.workspace.metric_sql import bucket, step, value_bin
 from release_pipeline.workspace.score_table import CLOCKS, ScoreTable, source_of
 from release_pipeline.workspace.sql.warehouse import Row, Value, quoted
 
-# A row is written twice only by statements that ran at the same time, so their commits lie close together.
-_LOOK_BACK_COMMITS: Final = 100
 # The column that says which plan a row belongs to.
 _PLAN: Final = "rp_plan"
+
+
+class Silence(NamedTuple):
+    """A table that has no new row although it should have.
+
+    Attributes:
+        newest: Time of its newest row.
+        requests: Requests since, those that may not be logged yet excepted.
+        expected: Rows that so many requests brought before; 0 where it had none in all the time that was looked at.
+    """
+
+    newest: datetime
+    requests: int
+    expected: int
 
 
 class ScoreSource:
@@ -34,18 +47,54 @@ class ScoreSource:
         self.metrics = metrics
         self.scores = scores
 
-    def collect(self, since: datetime) -> None:
+    def collect(self, since: datetime, budget: Budget) -> None:
         """Write what is new of requests from ``since`` on; here others write, and the table is created.
+
+        Args:
+            since: No request is older.
+            budget: Time for it. What is not looked through within it is looked through at the next collection.
 
         Raises:
             TableUnreadable: What the values come from cannot be read; everything else can.
         """
-        if self.scores.latest() is None:
-            self.scores.create()
+        self._create()
+
+    def collect_before(self, since: datetime, until: datetime, budget: Budget) -> datetime:
+        """Write what requests before a release were worth, as far as there is time; here others write it.
+
+        Args:
+            since: First event time.
+            until: Last event time, exclusive.
+            budget: Time for it.
+
+        Returns:
+            The event time from which on all was looked through.
+
+        Raises:
+            TableUnreadable: As :meth:`collect`.
+        """
+        self._create()
+        return since
+
+    def silence(self, since: datetime, lag: timedelta) -> Silence | None:
+        """Proof that nobody writes any more to the table that the values come from; None without one, as here.
+
+        Args:
+            since: Nothing older is looked at.
+            lag: What was asked within it may not be in any table yet.
+
+        Raises:
+            StatementFailed: The warehouse failed.
+        """
+        return None
 
     def latest(self) -> Cursor | None:
         """How far the score table reaches; None where it, or what the values come from, does not exist."""
         return self.scores.latest()
+
+    def _create(self) -> None:
+        if self.scores.latest() is None:
+            self.scores.create()
 
     def version_before(self, moment: datetime) -> int:
         """The last commit that can hold no value of a request from ``moment`` on; 0 without a table.
@@ -56,7 +105,9 @@ class ScoreSource:
             commits = self.scores.history()
         except TableMissing:
             return 0
-        return max((cursor.version for cursor in commits if cursor.at < moment - CLOCKS), default=0)
+        # The log forgets commits after a month: where all that it still knows are young, the one before them is not.
+        forgotten = max(0, min((cursor.version for cursor in commits), default=0) - 1)
+        return max((cursor.version for cursor in commits if cursor.at < moment - CLOCKS), default=forgotten)
 
     def level(
         self, since: datetime, until: datetime, *, rate_seconds: float, entities: Sequence[str] = ()
@@ -80,7 +131,7 @@ class ScoreSource:
         if entities:
             values |= {f"entity_{index}": entity for index, entity in enumerate(entities)}
             of = f" AND served_entity_id IN ({', '.join(f':entity_{index}' for index in range(len(entities)))})"
-        binned = value_bin("badness", SCORE_BINS)
+        binned = value_bin("badness", SCORE_BINS, "metric")
         try:
             rows = self.scores.warehouse.execute(
                 f"""
@@ -118,53 +169,62 @@ class ScoreSource:
         after_version: int,
         latest: Cursor,
         *,
-        first_version: int,
         windows: Sequence[Window],
         plans: Sequence[MetricPlan],
     ) -> Delta:
         """Count the values that were written after ``after_version``, up to ``latest``.
 
+        A row is written twice only by statements that ran at the same time. Values that were there before are looked up
+        in the table as it is, around the new ones' requests: older versions of it may be gone.
+
         Args:
             after_version: Last commit that was read.
             latest: Commit to read up to.
-            first_version: No commit before it is looked at for copies of a row.
             windows: The ramp's steps; a value belongs to the step of its request.
             plans: How the metrics are counted.
         """
         chosen, values = _which([plan.metric for plan in plans])
         placed, times = step(windows)
-        binned = value_bin("badness", SCORE_BINS)
+        binned = value_bin("badness", SCORE_BINS, "metric")
         labelled, labels = _segments(plans)
         buckets = " ".join(
             f"WHEN {_PLAN} = {number} THEN {bucket(plan.bucket_seconds)}" for number, plan in enumerate(plans)
         )
-        from_version = max(first_version, after_version + 1 - _LOOK_BACK_COMMITS)
-        feed = f"table_changes('{self.scores.name}', {from_version}, {latest.version})"
+        fresh = (
+            f"(SELECT *, {chosen} AS {_PLAN} FROM table_changes('{self.scores.name}', {after_version + 1}, "
+            f"{latest.version}) WHERE _change_type = 'insert' AND request_id IS NOT NULL)"
+        )
         rows: list[Row] = []
-        if plans:
+        if plans and (around := self._around(fresh, values)):
             rows = self.scores.warehouse.execute(
                 f"""
-                WITH scored AS (
-                    SELECT *, {chosen} AS {_PLAN} FROM {feed}
-                    WHERE _change_type = 'insert' AND request_id IS NOT NULL
-                ), numbered AS (
-                    SELECT request_id, request_time, served_entity_id AS served_entity, segment, badness, {_PLAN},
-                        CAST(NULL AS STRING) AS client_request_id, CAST(NULL AS INT) AS status_code,
-                        _commit_version AS rp_version,
+                WITH numbered AS (
+                    SELECT {_PLAN}, metric, request_id, request_time, served_entity_id AS served_entity, segment,
+                        badness, CAST(NULL AS STRING) AS client_request_id, CAST(NULL AS INT) AS status_code,
                         unix_millis(_commit_timestamp) - unix_millis(request_time) AS rp_lag,
                         row_number() OVER (PARTITION BY {_PLAN}, request_id ORDER BY _commit_version) AS rp_copy
-                    FROM scored WHERE {_PLAN} IS NOT NULL
+                    FROM {fresh} AS fresh WHERE {_PLAN} IS NOT NULL
+                ), seen AS (
+                    SELECT {_PLAN} AS rp_before_plan, request_id AS rp_before FROM (
+                        SELECT *, 1 AS rp_rows FROM (
+                            SELECT request_id, request_time, {chosen} AS {_PLAN}
+                            FROM {quoted(self.scores.name)} VERSION AS OF {int(latest.version)}
+                        ) AS all_rows WHERE request_time >= :oldest AND request_time <= :newest
+                        UNION ALL
+                        SELECT request_id, request_time, {_PLAN}, -1 AS rp_rows FROM {fresh} AS fresh
+                    ) AS counted WHERE {_PLAN} IS NOT NULL GROUP BY 1, 2 HAVING sum(rp_rows) > 0
                 ), placed AS (
                     SELECT {_PLAN}, {placed} AS rp_step, CASE {buckets} END AS rp_bucket, served_entity AS rp_entity,
-                        {labelled} AS rp_segment, rp_copy, {binned} AS rp_bin, rp_lag
-                    FROM numbered WHERE rp_version > {after_version}
+                        {labelled} AS rp_segment, {binned} AS rp_bin, rp_lag,
+                        CASE WHEN rp_copy > 1 OR rp_before IS NOT NULL THEN 1 ELSE 0 END AS rp_again
+                    FROM numbered LEFT JOIN seen ON rp_before = request_id AND rp_before_plan = {_PLAN}
                 )
                 SELECT {_PLAN} AS plan, rp_step AS step, rp_bucket AS bucket, rp_entity AS entity,
-                    rp_segment AS segment, rp_bin AS bin, count_if(rp_copy = 1) AS n, count_if(rp_copy > 1) AS again,
+                    rp_segment AS segment, rp_bin AS bin, count_if(rp_again = 0) AS n, sum(rp_again) AS again,
                     max(rp_lag) AS lag_ms
                 FROM placed GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
                 """,
-                {**values, **times, **labels},
+                {**values, **times, **labels, **around},
             )
         counted = [row for row in rows if row["step"] is not None and _integer(row, "n")]
         entities: dict[str, int] = {}
@@ -182,6 +242,17 @@ class ScoreSource:
             duplicates=sum(_integer(row, "again") for row in rows),
             rows=sum(_integer(row, "n") for row in rows),
         )
+
+    def _around(self, fresh: str, values: dict[str, Value]) -> dict[str, Value]:
+        """The first and last event time of new values; nothing where there are none."""
+        (found,) = self.scores.warehouse.execute(
+            "SELECT min(unix_micros(request_time)) AS oldest, max(unix_micros(request_time)) AS newest "
+            f"FROM {fresh} AS fresh WHERE {_PLAN} IS NOT NULL",
+            values,
+        )
+        if found["oldest"] is None:
+            return {}
+        return {name: moment_of(int(found[name] or 0)) for name in ("oldest", "newest")}
 
 
 def _which(metrics: Sequence[Metric]) -> tuple[str, dict[str, Value]]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from release_pipeline.errors import SpecError, StatementFailed, TableMissing
 from release_pipeline.spec import ReleaseSpec
@@ -40,6 +40,8 @@ _DEFINING: Final = (
 )
 #: The clocks of the parts of a workspace differ by less than this.
 CLOCKS: Final = timedelta(minutes=10)
+#: Requests that share their client's id are looked for within this of each other: retries, and turns of one talk.
+NEAR: Final = timedelta(hours=1)
 # Values per statement; one parameter carries them all.
 _CHUNK: Final = 1000
 
@@ -57,6 +59,20 @@ class Judged:
     request_id: str
     badness: float | None
     at: datetime
+
+
+class Pass(NamedTuple):
+    """One way through all requests that are no longer fresh, from the oldest on.
+
+    Attributes:
+        at: When it began; requests that were fresh then are left to the next pass.
+        since: The event time that it began with.
+        reached: The event time up to which it has come, exclusive.
+    """
+
+    at: datetime
+    since: datetime
+    reached: datetime
 
 
 def score_table_name(spec: ReleaseSpec) -> str:
@@ -113,26 +129,37 @@ class ScoreTable:
         rows = self.warehouse.execute(f"DESCRIBE HISTORY {quoted(self.name)}")
         return [Cursor(int(row["version"] or 0), parse_timestamp(row["timestamp"] or "")) for row in rows]
 
-    def logged(self, metric: Metric, since: datetime, until: datetime) -> Statement:
-        """The query of requests that a version answered: all columns of the payload, and three more.
+    def logged(self, metric: Metric, since: datetime, until: datetime, *, own: bool = False) -> Statement:
+        """The query of requests that a version answered: all columns of the payload, and four more.
 
-        ``rp_key`` is the request's id, or its client's in a row more; ``rp_segment`` is its label.
+        ``rp_key`` is the request's id, or its client's in a row more; ``rp_segment`` is its label; ``rp_inside`` is
+        whether it came in ``[since, until)``. Around that time are others, with which it may share its client's id.
+
+        Args:
+            metric: The metric.
+            since: First event time.
+            until: Last event time, exclusive.
+            own: Requests go by their own ids alone; then nothing is read around the time.
 
         Raises:
             SpecError: The metric's ``segments`` is not one expression.
             TableMissing: There is no inference table.
             TableUnreadable: The inference table is in no shape that the gate can read.
         """
-        shape = self.payload.shape()
-        where, values = shape.between(since, until, "logged")
+        shape, around = self.payload.shape(), timedelta(0) if own else NEAR
+        where, values = shape.between(since - around, until + around, "logged")
         rows = f"SELECT {shape.select_list()} FROM {quoted(self.payload.name)} AS payload WHERE {where}"
+        keys = "array(request_id" + (")" if own else ", coalesce(client_request_id, request_id))")
         return (
-            "SELECT *, explode(array_distinct(array(request_id, coalesce(client_request_id, request_id)))) AS rp_key, "
-            f"{segment_sql(metric)} AS rp_segment FROM ({rows}) AS canonical WHERE {ANSWERED}",
-            values,
+            f"SELECT *, explode(array_distinct({keys})) AS rp_key, {segment_sql(metric)} AS rp_segment, "
+            "request_time >= :inside_since AND request_time < :inside_until AS rp_inside "
+            f"FROM ({rows}) AS canonical WHERE {ANSWERED}",
+            {**values, "inside_since": since, "inside_until": until},
         )
 
-    def add(self, metric: Metric, values: Sequence[Judged], since: datetime, until: datetime) -> int:
+    def add(
+        self, metric: Metric, values: Sequence[Judged], since: datetime, until: datetime, *, own: bool = False
+    ) -> int:
         """Write values of requests that are in the inference table and have none yet; the number of new rows.
 
         Args:
@@ -140,11 +167,12 @@ class ScoreTable:
             values: In the order in which they were said; the first one of a request counts.
             since: No request came earlier.
             until: No request came as late as this.
+            own: The values are for requests by their own ids, never by their clients'.
 
         Raises:
             StatementFailed: The warehouse failed, or the SQL of the metric's segments did.
         """
-        logged, bound = self.logged(metric, since, until)
+        logged, bound = self.logged(metric, since, until, own=own)
         given = (
             "SELECT get_json_object(rp_line, '$.id') AS rp_given, "
             "CAST(get_json_object(rp_line, '$.n') AS BIGINT) AS rp_order, "
@@ -153,8 +181,8 @@ class ScoreTable:
             "FROM (SELECT explode(split(:lines, '\\n')) AS rp_line) AS lines"
         )
         found = (
-            f"SELECT request_id, request_time, served_entity, rp_segment, rp_badness, rp_at, rp_order "
-            f"FROM ({logged}) AS logged JOIN ({given}) AS given ON logged.rp_key = given.rp_given"
+            "SELECT request_id, request_time, served_entity, rp_segment, rp_badness, rp_at, rp_order, rp_key, "
+            f"rp_inside FROM ({logged}) AS logged JOIN ({given}) AS given ON logged.rp_key = given.rp_given"
         )
         return sum(
             self.add_query(metric, (found, {**bound, "lines": _lines(values[start : start + _CHUNK])}))
@@ -164,10 +192,14 @@ class ScoreTable:
     def add_query(self, metric: Metric, found: Statement) -> int:
         """Write what a query finds of requests that have no value yet; the number of new rows.
 
+        A client's id may stand for several requests that came within :data:`NEAR` of each other. Which of them a value
+        is about nobody knows, so it makes all of them unjudged. An id that is a request's own means that request alone.
+
         Args:
             metric: The metric.
             found: The query, with the columns ``request_id``, ``request_time``, ``served_entity``, ``rp_segment``,
-                ``rp_badness``, ``rp_at`` and ``rp_order``, by which the first value of a request is known.
+                ``rp_badness``, ``rp_at``, ``rp_order``, by which the first value of a request is known, and of
+                :meth:`logged` ``rp_key``, the id that the value was given for, and ``rp_inside``.
 
         Raises:
             StatementFailed: The warehouse failed, or the query did; only the condition is told, never a row.
@@ -178,10 +210,21 @@ class ScoreTable:
             f"Writing values of metric {metric.name}",
             f"""
             INSERT INTO {table} ({", ".join(_COLUMNS)})
-            SELECT :metric, request_id, request_time, served_entity, rp_segment, rp_badness, rp_at, :source
+            SELECT :metric, request_id, request_time, served_entity, rp_segment,
+                CASE WHEN NOT rp_shared THEN rp_badness END, rp_at, :source
             FROM (
-                SELECT *, row_number() OVER (PARTITION BY request_id ORDER BY rp_order, rp_badness DESC) AS rp_copy
-                FROM ({query}) AS found
+                SELECT *, row_number() OVER (
+                    PARTITION BY request_id ORDER BY rp_shared, rp_order, rp_badness DESC
+                ) AS rp_copy
+                FROM (
+                    SELECT *, rp_owner IS NULL AND rp_first <> rp_last AS rp_shared FROM (
+                        SELECT *, min(request_id) OVER (PARTITION BY rp_key) AS rp_first,
+                            max(request_id) OVER (PARTITION BY rp_key) AS rp_last,
+                            max(CASE WHEN request_id = rp_key THEN rp_key END) OVER (PARTITION BY rp_key) AS rp_owner
+                        FROM ({query}) AS found
+                    ) AS keyed
+                    WHERE rp_inside AND (rp_owner IS NULL OR rp_owner = request_id)
+                ) AS owned
             ) AS fresh
             WHERE rp_copy = 1 AND NOT EXISTS (
                 SELECT 1 FROM {table} AS old
@@ -206,34 +249,28 @@ class ScoreTable:
         except StatementFailed as error:
             raise without_rows(error, what) from None
 
-    def newest(self, metric: Metric) -> datetime | None:
-        """Event time of the newest request that has a value, None where none has.
-
-        Raises:
-            TableMissing: There is no score table.
-        """
+    def newest_pass(self, metric: Metric, until: datetime) -> Pass | None:
+        """How far the newest pass through the requests is that began before ``until``; None where there was none."""
         found = self.warehouse.execute(
-            f"SELECT max(request_time) AS newest FROM {quoted(self.name)} "
-            "WHERE metric = :metric AND source = :source AND request_id IS NOT NULL",
-            {"metric": metric.name, "source": source_of(metric)},
-        )[0]["newest"]
-        return parse_timestamp(found) if found else None
+            f"SELECT at, min(request_time) AS since, max(request_time) AS reached FROM {quoted(self.name)} "
+            "WHERE metric = :metric AND source = :source AND request_id IS NULL AND at < :until "
+            "GROUP BY at ORDER BY at DESC LIMIT 1",
+            {"metric": metric.name, "source": source_of(metric), "until": until},
+        )
+        return Pass(*(parse_timestamp(found[0][name] or "") for name in Pass._fields)) if found else None
 
-    def swept(self, metric: Metric, since: datetime) -> datetime | None:
-        """When all requests from ``since`` on were last looked through, None where they never were."""
-        found = self.warehouse.execute(
-            f"SELECT max(at) AS at FROM {quoted(self.name)} "
-            "WHERE metric = :metric AND source = :source AND request_id IS NULL AND request_time <= :since",
-            {"metric": metric.name, "source": source_of(metric), "since": since},
-        )[0]["at"]
-        return parse_timestamp(found) if found else None
-
-    def mark_swept(self, metric: Metric, since: datetime, at: datetime) -> None:
-        """Note that at ``at`` all requests from ``since`` on were looked through: a row without a request."""
+    def note_pass(self, metric: Metric, done: Pass) -> None:
+        """Note how far a pass is: two rows without a request."""
         self.warehouse.execute(
             f"INSERT INTO {quoted(self.name)} (metric, request_time, at, source) "
-            "VALUES (:metric, :since, :at, :source)",
-            {"metric": metric.name, "since": since, "at": at, "source": source_of(metric)},
+            "VALUES (:metric, :since, :at, :source), (:metric, :reached, :at, :source)",
+            {
+                "metric": metric.name,
+                "since": done.since,
+                "reached": done.reached,
+                "at": done.at,
+                "source": source_of(metric),
+            },
         )
 
 

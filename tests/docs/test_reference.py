@@ -112,11 +112,13 @@ def reported_keys() -> set[str]:
     release = current_release(ledger_rows)
     assert release is not None
     gate = GatePart(metrics=(Metric(name=METRIC, kind="errors"),))
+    verdict = Verdict(VerdictAction.HOLD, HoldReason.NOT_ENOUGH, "Hold.", (metric,))
     seen = Observed(
         release=release,
         endpoint=None,
         evidence=EvidenceState(gate=gate, levels={Series(METRIC): 0.01}, buckets={METRIC: 60.0}),
-        verdict=Verdict(VerdictAction.HOLD, HoldReason.NOT_ENOUGH, "Hold.", (metric,)),
+        verdict=verdict,
+        judged=verdict,
         evidence_digest="0" * 16,
         thresholds={METRIC: None},
         ingests=1,

@@ -45,6 +45,7 @@ def observe() -> Callable[..., Observation]:
         metric: str = "errors",
         segment: str = "",
         unjudged: tuple[int, int] = (0, 0),
+        failed: int = 0,
         watermark: float = 1e9,
     ) -> Observation:
         return Observation(
@@ -55,6 +56,7 @@ def observe() -> Callable[..., Observation]:
             segment=segment,
             champion_unjudged=unjudged[0],
             challenger_unjudged=unjudged[1],
+            challenger_failed=failed,
             champion=(champion[0] - champion[1], champion[1]),
             challenger=(challenger[0] - challenger[1], challenger[1]),
             from_version=ingest,

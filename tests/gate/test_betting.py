@@ -163,6 +163,16 @@ def test_leading_axes_are_independent_blocks():
         assert together[i, j] == pytest.approx(alone)
 
 
+@pytest.mark.parametrize("increment", [harm_increment, noninferiority_increment])
+def test_a_stack_of_scores_that_fill_few_bins_is_what_its_blocks_are(increment):
+    rng = np.random.default_rng(3)
+    old, new = np.zeros((50, 21)), np.zeros((50, 21))
+    old[:, [0, 7, 20]], new[:, [0, 20]] = rng.poisson(30, (50, 3)), rng.poisson(5, (50, 2))
+    stacked = increment(old, new, 0.1, 0.05)
+    for block in range(50):
+        assert stacked[block] == pytest.approx(increment(old[block], new[block], 0.1, 0.05), abs=1e-12)
+
+
 def test_the_grid_is_what_is_documented():
     assert len(LAMBDAS) == 16
     assert LAMBDAS[[0, -1]] == pytest.approx([0.164, 6.1], rel=0.005)

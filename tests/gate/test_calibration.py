@@ -9,6 +9,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,25 +140,24 @@ LATENESS = {
 }
 
 
+@pytest.mark.parametrize("trail", [0, 330, 1230], ids=["as live", "too short", "long enough"])
 @pytest.mark.parametrize("lateness", LATENESS.values(), ids=LATENESS.keys())
-def test_the_simulated_blocks_are_those_of_the_evidence(lateness, observe):
+def test_the_simulated_blocks_are_those_of_the_evidence(lateness, trail, observe):
     """Ingest by ingest, the same log-capitals in every step as EvidenceState has; both bets, some releases."""
-    releases, trails, level = 3, 1230, Baseline.freeze(ERRORS, 100_000, 1_000).level
+    releases, level = 3, Baseline.freeze(ERRORS, 100_000, 1_000).level
     gate = GatePart(metrics=(ERRORS,))
     baseline = Baseline.freeze(ERRORS, 100_000, 1_000)
     states = [EvidenceState.start([baseline], gate, buckets={"errors": BUCKET}) for _ in range(releases)]
     simulated = {
-        Bet.HARM: Blocks(
-            releases, lambda old, new: harm_increment(old, new, level), BUCKET, gate.min_block_rows, waits=False
-        ),
+        Bet.HARM: Blocks(releases, lambda old, new: harm_increment(old, new, level), BUCKET, gate.min_block_rows),
         Bet.NONINFERIORITY: Blocks(
             releases, lambda old, new: noninferiority_increment(old, new, level, 0.02),
-            BUCKET, gate.min_block_rows, waits=True,
+            BUCKET, gate.min_block_rows, whole=True,
         ),
     }  # fmt: skip
     nothing = {(0, 0.0): np.zeros((2, releases, 2))}
-    for fresh, ingest in lateness.ingests(releases, BUCKET, seed=5):
-        watermark = (ingest + 1) * 30 - trails
+    for ingest, (fresh, now, longest) in enumerate(lateness.ingests(releases, BUCKET, seed=5)):
+        watermark = now - trail if trail else longest
         for release, state in enumerate(states):
             rows = [
                 observe(
@@ -175,7 +175,7 @@ def test_the_simulated_blocks_are_those_of_the_evidence(lateness, observe):
 
 
 def rolled_back_when_late(lateness: Lateness, bucket: float, releases: int, by_ingest: bool = False) -> int:
-    blocks = Blocks(releases, lambda old, new: harm_increment(old, new, 0.01), bucket, 40, waits=False)
+    blocks = Blocks(releases, lambda old, new: harm_increment(old, new, 0.01), bucket, 40, eager=by_ingest)
     rule = BlockBet(blocks, by_ingest=by_ingest)
     return int(ever_decided(lateness, {"": rule}, releases, bucket, seed=11)[""].sum())
 
@@ -197,14 +197,15 @@ def test_early_bad_rows_that_about_fill_a_block_do_not_roll_back():
 
 def test_weights_that_swing_within_a_step_do_not_roll_back_either():
     lateness = Lateness(0.01, 0.01, (0.05, 0.25, 0.5), 240, EARLY, swing_slots=80)
-    assert chance_of_at_most(rolled_back_when_late(lateness, BUCKET, 400), 400, ALPHA) < 0.05
+    assert chance_of_at_most(rolled_back_when_late(lateness, BUCKET, 1500), 1500, ALPHA) < 0.05
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["with the watermark", "without it"])
 def test_a_challenger_whose_errors_are_logged_late_does_not_advance_before_they_are(waits):
-    lateness, releases = Lateness(0.01, 0.02, (0.05,), 400, ((0, 0), (0, 40))), 400
-    blocks = Blocks(releases, lambda old, new: noninferiority_increment(old, new, 0.01, 0.01), BUCKET, 40, waits)
-    advanced = ever_decided(lateness, {"": BlockBet(blocks, trails=41 * 30)}, releases, BUCKET, seed=7)[""].sum()
+    lateness, releases = Lateness(0.01, 0.02, (0.05,), 400, ((0, 0), (0, 40)), known_slots=41), 400
+    bet_on = partial(noninferiority_increment, level=0.01, margin=0.01)
+    blocks = Blocks(releases, bet_on, BUCKET, 40, whole=waits, eager=not waits)
+    advanced = ever_decided(lateness, {"": BlockBet(blocks)}, releases, BUCKET, seed=7)[""].sum()
     if waits:
         assert chance_of_at_most(int(advanced), releases, ALPHA) < 0.05
     else:

@@ -51,8 +51,18 @@ def test_late_rows_are_remembered_when_their_block_is_given_up(look, observe, ma
     state = fold(rows, BASELINE, gate, buckets=every(gate))
     account = state.metric("errors").account(Bet.NONINFERIORITY)
     assert not account.open
-    assert account.late(0, 0.0).challenger == (0, 36)
+    assert account.late(0, 300, 90_000.0).challenger == (0, 36)
     assert look(*rows).reason == HoldReason.LATE_ROWS
+
+
+def test_late_rows_of_a_table_without_a_change_feed_are_taken_as_bad(look, observe):
+    on_time = observe(*GOOD, bucket=1200.0, watermark=2000.0)
+    assert look(on_time, late_rows=1).action is Action.ADVANCE, "one row could change nothing"
+    held = look(on_time, late_rows=60)
+    assert (held.action, held.reason) == (Action.HOLD, HoldReason.LATE_ROWS)
+    assert "60 challenger rows came after the rows of their time had been read" in held.sentence
+    score = Metric(name="errors", kind="judge", scorer="Safety", margin=0.02)
+    assert "60 challenger rows" not in look(on_time, metric=score, late_rows=60).sentence, "it has a feed of its own"
 
 
 def test_rows_of_a_bucket_that_has_not_ended_wait_and_are_no_doubt(look, observe):
@@ -71,6 +81,36 @@ def test_challenger_rows_that_cannot_be_judged_are_taken_as_bad(look, observe):
 def test_rows_that_cannot_be_judged_in_both_arms_alike_hold_nothing(look, observe):
     assert look(observe(*GOOD, bucket=1200.0, unjudged=(19_000, 1_000))).action is Action.ADVANCE
     assert look(observe(*GOOD, bucket=1200.0, unjudged=(0, 1))).action is Action.ADVANCE
+
+
+def test_rows_that_a_metrics_sql_failed_on_are_doubted_until_they_are_too_few_to_matter(look, observe):
+    # Half of all rows are none of the metric's, in both arms; of 60 of the challenger's nobody knows.
+    failed = observe(bucket=900.0, unjudged=(0, 60), failed=60, watermark=1200.0)
+
+    def good(times):
+        rows = (19_000 * times, 190 * times), (1_000 * times, 10 * times)
+        return observe(*rows, ingest=1, bucket=1200.0, unjudged=(19_000 * times, 1_000 * times))
+
+    assert look(good(3)).action is Action.ADVANCE
+    held = look(failed, good(3))
+    assert (held.action, held.reason) == (Action.HOLD, HoldReason.UNJUDGED_ROWS), "2 % of 3,060 may be bad, not 1 %"
+    assert "3060 of its challenger rows cannot be judged, 60 more than" in held.sentence
+    assert look(failed, good(20)).action is Action.ADVANCE, "if all were bad, it would be 1.3 %"
+
+
+def test_what_is_shown_with_failed_rows_is_no_more_than_if_they_had_been_judged_bad(look, observe):
+    # Taken as bad afterwards, they weigh as much as if they had been bet as bad in blocks of their own time.
+    for times in range(1, 30):
+        rows = (9_500 * times, 95 * times), (500 * times, 5 * times)
+        doubted = look(
+            observe(bucket=900.0, unjudged=(0, 30), failed=30, watermark=1200.0),
+            observe(*rows, ingest=1, bucket=1200.0),
+        )
+        judged = look(
+            observe((570, 6), (30, 30), bucket=900.0, watermark=1200.0), observe(*rows, ingest=1, bucket=1200.0)
+        )
+        assert judged.metrics[0].shown or doubted.action is not Action.ADVANCE, times
+    assert doubted.action is Action.ADVANCE
 
 
 def test_failures_that_the_endpoint_counted_and_the_table_lacks_hold(look, observe):

@@ -21,7 +21,7 @@ from release_pipeline.gate.evidence import (
     EvidenceState,
     fold,
 )
-from release_pipeline.gate.observations import Baseline, Observation, Series, bucket_seconds_for
+from release_pipeline.gate.observations import Arms, Baseline, Observation, Series, bucket_seconds_for, slice_seconds
 from release_pipeline.gate.state_json import state_from_dict, state_to_dict
 from release_pipeline.spec_gate import GatePart, Metric
 from tests.gate.conftest import every
@@ -45,10 +45,12 @@ def releases(draw):
     rows = []
     watermark = 0.0
     for ingest in range(draw(st.integers(1, 6))):
-        watermark += draw(st.sampled_from([0.0, 300.0, 700.0]))
+        watermark += draw(st.sampled_from([0.0, 60.0, 300.0, 700.0, 5000.0]))
         keys = draw(
             st.sets(
-                st.tuples(st.integers(0, 2), st.sampled_from([0.0, 300.0, 600.0]), st.sampled_from(["errors", "slow"])),
+                st.tuples(
+                    st.integers(0, 2), st.sampled_from([0.0, 60.0, 300.0, 600.0]), st.sampled_from(["errors", "slow"])
+                ),
                 min_size=1,
                 max_size=8,
             )
@@ -71,28 +73,63 @@ def releases(draw):
     return rows
 
 
-def test_harm_closes_a_block_at_forty_rows_of_both_arms_and_never_opens_it_again(observe):
-    state = start().add([observe((24, 1), (6, 1), ingest=0, watermark=0.0)])
+def test_harm_takes_complete_minutes_of_a_bucket_as_soon_as_they_have_forty_rows_of_both_arms(observe):
+    # Minutes 0 and 1; the second is not complete, however many rows it has.
+    rows = [observe((24, 1), (6, 1), watermark=60.0), observe((90, 0), (9, 0), bucket=60.0, watermark=60.0)]
+    state = start().add(rows)
     assert not state.metric("errors").account(Bet.HARM).capitals
-    assert state.metric("errors").leftover(Bet.HARM, 0) == (24, 6)
+    assert state.metric("errors").leftover(Bet.HARM, 0) == (114, 15)
 
-    state = state.add([observe((8, 0), (2, 0), ingest=1, watermark=0.0)])
-    first = harm_increment((31, 1), (7, 1), LEVEL)
+    state = state.add([observe((8, 0), (2, 0), ingest=1, bucket=60.0, watermark=119.0)])
+    assert not state.metric("errors").account(Bet.HARM).capitals
+    state = state.add([observe((5, 0), (1, 0), ingest=2, bucket=120.0, watermark=120.0)])
+    first = harm_increment((121, 1), (16, 1), LEVEL)
     account = state.metric("errors").account(Bet.HARM)
     assert account.at(0) == tuple(first.tolist())
-    assert not account.open
-    assert state.metric("errors").leftover(Bet.HARM, 0) == (0, 0)
+    assert set(account.open) == {(0, 120.0)}
+    assert state.metric("errors").leftover(Bet.HARM, 0) == (5, 1)
 
-    state = state.add([observe((25, 0), (15, 1), ingest=2, watermark=0.0)])
-    second = harm_increment((25, 0), (14, 1), LEVEL)
+    state = state.add([observe((25, 0), (15, 1), ingest=3, bucket=120.0, watermark=180.0)])
+    second = harm_increment((30, 0), (15, 1), LEVEL)
     assert state.metric("errors").account(Bet.HARM).at(0) == tuple((second + first).tolist())
+
+
+@pytest.mark.parametrize(("bet", "bucket"), [(Bet.HARM, 60.0), (Bet.NONINFERIORITY, 240.0)])
+def test_rows_that_come_after_their_time_was_bet_are_told_and_never_bet(bet, bucket, observe):
+    rows = [observe((300, 3), (60, 1), bucket=minute, watermark=300.0) for minute in (60.0, 240.0)]
+    state = start().add(rows)
+    before = state.metric("errors").account(bet)
+    assert before.folded[0].champion_n == 600
+    state = state.add([observe((200, 0), (90, 90), ingest=1, bucket=bucket, watermark=301.0)])
+    # Another minute of the bucket is as late: the bucket was bet.
+    state = state.add([observe((100, 0), (50, 50), ingest=2, bucket=120.0, watermark=301.0)])
+    account = state.metric("errors").account(bet)
+    assert account.capitals == before.capitals
+    assert account.late(0, 300, 301.0) == Arms((300, 0), (0, 140))
+    assert state.metric("errors").total().challenger_n == 260
+    # However much later: nothing is bet that comes when its bucket has been forgotten.
+    state = state.add([observe((40, 0), (9, 0), ingest=3, bucket=999_600.0, watermark=1e6)])
+    account = state.metric("errors").account(bet)
+    assert set(account.closed) == {(0, 999_600.0)}
+    before = account
+    state = state.add([observe((200, 0), (90, 90), ingest=4, bucket=bucket, watermark=1e6)])
+    assert state.metric("errors").account(bet).capitals == before.capitals
+    assert state.metric("errors").account(bet).late(0, 300, 1e6).challenger_n == 230
+
+
+def test_a_bound_takes_late_rows_as_they_come(observe):
+    state = start().add([observe((0, 0), (39, 12), metric="slow", watermark=300.0)])
+    state = state.add([observe((0, 0), (10, 9), ingest=1, metric="slow", watermark=300.0)])
+    evidence = state.metric("slow")
+    assert np.array(evidence.account(Bet.ABOVE).at(0)) == pytest.approx(above_increment((28, 21), 0.2), abs=1e-12)
+    assert evidence.account(Bet.BELOW).late(0, 300, 300.0) == Arms()
 
 
 def test_noninferiority_waits_until_the_watermark_has_passed_the_bucket(observe):
     state = start().add([observe((100, 1), (30, 0), ingest=0, watermark=200.0)])
     state = state.add([observe((50, 1), (10, 1), ingest=1, watermark=299.0)])
     assert not state.metric("errors").account(Bet.NONINFERIORITY).capitals
-    assert state.metric("errors").account(Bet.HARM).capitals
+    assert state.metric("errors").account(Bet.HARM).capitals  # of its complete minute
 
     # Rows of counts zero carry the watermark past the bucket's end: one block of both ingests.
     state = state.add([observe(ingest=2, bucket=300.0, watermark=300.0)])
@@ -104,12 +141,12 @@ def test_noninferiority_waits_until_the_watermark_has_passed_the_bucket(observe)
     # A watermark never goes back.
     state = state.add([observe((100, 0), (30, 0), ingest=3, watermark=0.0)])
     assert state.metric("errors").watermark == 300.0
-    assert state.metric("errors").account(Bet.NONINFERIORITY).folded[0].champion_n == 250
+    assert state.metric("errors").account(Bet.NONINFERIORITY).folded[0].champion_n == 150
 
 
 def test_harm_is_carried_over_steps_and_noninferiority_begins_again_with_the_steps_own_margin(observe):
-    state = start().add([observe((900, 9), (100, 3), ingest=0, step=0)])
-    state = state.add([observe((700, 7), (300, 9), ingest=1, step=1, bucket=300.0)])
+    state = start().add([observe((900, 9), (100, 3), ingest=0, step=0, watermark=300.0)])
+    state = state.add([observe((700, 7), (300, 9), ingest=1, step=1, bucket=300.0, watermark=600.0)])
     evidence = state.metric("errors")
     harm = harm_increment((891, 9), (97, 3), LEVEL) + harm_increment((693, 7), (291, 9), LEVEL)
     assert np.array(evidence.account(Bet.HARM).carried()) == pytest.approx(harm, abs=1e-12)
@@ -273,6 +310,10 @@ def test_buckets_are_sized_by_the_champions_traffic():
     assert bucket_seconds_for(GATE, 0.00001) == 86400
     assert bucket_seconds_for(GATE, 0.0) == 3600, "nothing is known"
     assert bucket_seconds_for(GatePart(bucket_seconds=7), 0.0) == 7
+
+
+def test_slices_divide_their_bucket():
+    assert [slice_seconds(bucket) for bucket in (1, 7, 60, 300, 77, 86_400)] == [1, 7, 60, 60, 11, 60]
 
 
 def test_a_stored_state_that_is_none_is_refused(observe):

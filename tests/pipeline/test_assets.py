@@ -13,6 +13,7 @@ import yaml
 from release_pipeline.assets.context import CHAIN
 from release_pipeline.build import build_release
 from release_pipeline.gate.verdict import Action as GateAction
+from release_pipeline.rollout.rollback_time import seconds_to_zero_traffic
 from release_pipeline.rollout.state import Stage
 from release_pipeline.spec import parse_spec
 from release_pipeline.workspace.registry import TAG_REASON, TAG_RELEASE, TAG_STATUS
@@ -158,6 +159,9 @@ def test_the_chain_from_log_to_alias_and_back(project: Project) -> None:
     assert version.tags[TAG_RELEASE] == second
     metadata = project.metadata("canary_traffic", second)
     assert (metadata["traffic_percent"], metadata["verdict"]) == (0, "ROLL_BACK")
+    seconds = seconds_to_zero_traffic(model.parts().ledger.read(), second)
+    assert seconds is not None
+    assert metadata["seconds_to_zero_traffic"] == pytest.approx(seconds, abs=0.001)
 
     # The same content again is refused by its digest, unless it is forced by name.
     refused = why(project.release(third, "second"))

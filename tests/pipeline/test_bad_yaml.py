@@ -57,6 +57,11 @@ WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("alpha is no number", {"gate": {"alpha": math.nan}}, ("gate.alpha", "nan", "finite number")),
     ("endless", {"ramp": {"deadline_hours": math.inf}}, ("ramp.deadline_hours", "inf", "finite number")),
     ("threshold nan", {"evaluation": {"thresholds": {"answered": math.nan}}}, ("thresholds.answered", "finite number")),
+    (
+        "label that never settles",
+        metric(kind="label", badness="0", table="a.b.c"),
+        ("metrics.0", "needs settle_minutes", "such as 1440 for a day"),
+    ),
     ("share of no guard", metric(alpha_share=0.5, guard=False), ("alpha_share is for guards", "remove one")),
     ("line after a metric", metric(name="a\n"), ("metrics.0.name", r"'a\n'", "digits and underscores")),
     (

@@ -15,7 +15,7 @@ from release_pipeline.spec import ReleaseSpec
 from tests.pipeline.conftest import MODELS
 
 PROJECT = Path(__file__).parents[2]
-JOBS = {"release", "canary_step", "promote", "rollback", "retire"}
+JOBS = {"release", "deploy", "canary_step", "promote", "rollback", "retire", "mend", "pause", "approve"}
 
 
 def load(spec: ReleaseSpec) -> dg.Definitions:
@@ -43,6 +43,7 @@ def test_only_the_checks_before_registration_block(make_spec: Callable[..., Rele
         ("evaluation", "evaluation"): True,
         ("predeploy_predict", "predeploy_predict"): True,
         ("canary_traffic", "gate"): False,
+        ("promoted_alias", "drift"): False,
     }
 
 
@@ -60,11 +61,12 @@ def test_jobs_select_what_their_names_say_and_the_acting_ones_are_serialised(
     }
     assert selected == {
         "m_release": set(CHAIN[:-1]),
+        "m_deploy": {"deployed_endpoint", "canary_traffic"},
         "m_canary_step": {"canary_traffic"},
         "m_promote": {"promoted_alias"},
     }
     serialised = {name for name, job in jobs.items() if job.tags.get("release_pipeline/endpoint") == spec.endpoint_name}
-    assert serialised == {"m_canary_step", "m_promote", "m_rollback", "m_retire"}
+    assert serialised == {"m_canary_step", "m_promote", "m_rollback", "m_retire", "m_mend"}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,8 @@ def test_nothing_runs_by_itself_unless_the_yaml_says_so(
         promotion={"schedule": "0 9 * * 1-5", "timezone": "Europe/Berlin"},
     )
     repository = load(spec).get_repository_def()
-    (gate,), (promotion,) = repository.sensor_defs, repository.schedule_defs
+    (gate,) = [each for each in repository.sensor_defs if each.name == "m_gate"]
+    (promotion,) = repository.schedule_defs
     assert (gate.name, gate.default_status, gate.minimum_interval_seconds) == ("m_gate", sensor, 7)
     assert (promotion.name, promotion.default_status) == ("m_promotion", schedule)
     assert (promotion.cron_schedule, promotion.execution_timezone) == ("0 9 * * 1-5", "Europe/Berlin")

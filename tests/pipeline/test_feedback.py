@@ -13,14 +13,16 @@ from mlflow.genai.judges import CategoricalRating
 
 from release_pipeline.errors import StatementFailed, TableUnreadable
 from release_pipeline.spec_gate import Metric
+from release_pipeline.workspace.assessment_logs import LoggedFeedback
 from release_pipeline.workspace.badness import badness_of
+from release_pipeline.workspace.budget import Budget
 from release_pipeline.workspace.client import connect
 from release_pipeline.workspace.counts import OTHER, Group, MetricPlan, Window
-from release_pipeline.workspace.feedback import LoggedFeedback, TraceFeedback
+from release_pipeline.workspace.feedback import TraceFeedback
 from release_pipeline.workspace.inference_table import InferenceTable
 from release_pipeline.workspace.late_sources import late_sources
 from release_pipeline.workspace.score_source import ScoreSource
-from release_pipeline.workspace.score_table import Judged, ScoreTable, score_table_name
+from release_pipeline.workspace.score_table import Judged, Pass, ScoreTable, score_table_name
 from tests.conftest import RunningWorkspace
 from tests.pipeline.conftest import Model, TurnedClock, eventually
 from tests.pipeline.payload_tables import SHAPES, Logged, create, insert, moment, warehouse
@@ -67,7 +69,7 @@ def counted(source: ScoreSource, plan: MetricPlan, *windows: Window, after: int 
     """The groups of everything that was written after a version."""
     latest = source.latest()
     assert latest is not None
-    return source.changes(after, latest, first_version=0, windows=windows, plans=[plan]).groups
+    return source.changes(after, latest, windows=windows, plans=[plan]).groups
 
 
 @pytest.fixture
@@ -142,7 +144,7 @@ def test_scores_are_counted_by_the_step_bucket_version_and_segment_of_their_requ
     assert latest is not None
     windows = [Window(0, moment(0), moment(4)), Window(1, moment(6), None)]
     plan = MetricPlan(metric, 2, None, ("someone",))
-    delta = source.changes(before.version, latest, first_version=0, windows=windows, plans=[plan])
+    delta = source.changes(before.version, latest, windows=windows, plans=[plan])
     start = moment(0).timestamp()
 
     def group(step: int, at: float, entity: str, *bins: int, unjudged: int = 0, segment: str = "someone") -> Group:
@@ -158,14 +160,24 @@ def test_scores_are_counted_by_the_step_bucket_version_and_segment_of_their_requ
         group(1, 6, "m/2", 0),
     )
     assert (delta.entities, delta.outside, delta.duplicates) == ({"m/1": 3, "m/2": 3}, 2, 1)
-    rare = source.changes(before.version, latest, first_version=0, windows=windows, plans=[MetricPlan(metric, 2)])
+    rare = source.changes(before.version, latest, windows=windows, plans=[MetricPlan(metric, 2)])
     assert {each.segment for each in rare.groups} == {OTHER}
     # A read that begins between the two writes knows the first one.
-    again = source.changes(latest.version - 1, latest, first_version=0, windows=windows, plans=[plan])
+    again = source.changes(latest.version - 1, latest, windows=windows, plans=[plan])
     assert (again.groups, again.duplicates) == ((), 1)
     # Another metric, and the same one after an edit, have no rows here.
     edited = MetricPlan(metric.model_copy(update={"best": 2.0}), 2, None, ("someone",))
-    assert source.changes(0, latest, first_version=0, windows=windows, plans=[edited]).groups == ()
+    assert source.changes(0, latest, windows=windows, plans=[edited]).groups == ()
+    # A value that was there before is known also where earlier versions of the table are gone.
+    for statement in (f"OPTIMIZE {scores.name}", f"VACUUM {scores.name} RETAIN 0 HOURS"):
+        scores.warehouse.execute(statement)
+    scores.warehouse.execute(
+        f"INSERT INTO {scores.name} SELECT {columns}, 1.0, at, source FROM {scores.name} WHERE request_id = '0' LIMIT 1"
+    )
+    vacuumed = scores.latest()
+    assert vacuumed is not None
+    late = source.changes(latest.version, vacuumed, windows=windows, plans=[plan])
+    assert (late.groups, late.duplicates) == ((), 1)
 
 
 def test_the_level_before_a_release_freezes_frequent_segments(gateway: str) -> None:
@@ -191,7 +203,7 @@ def test_the_level_before_a_release_freezes_frequent_segments(gateway: str) -> N
 def test_a_release_reads_from_before_its_first_step(gateway: str) -> None:
     scores = score_table(gateway)
     source, now = ScoreSource("s", (HELPFUL,), scores), datetime.now(UTC)
-    scores.mark_swept(HELPFUL, now, now)
+    scores.note_pass(HELPFUL, Pass(now, now, now))
     assert source.version_before(now) == 0
     assert source.version_before(now + timedelta(hours=1)) == 1
     missing = ScoreSource("s", (HELPFUL,), ScoreTable(warehouse(), "main.default.none", scores.payload))
@@ -225,17 +237,19 @@ def test_ratings_in_the_older_logs_are_read_once_a_request(logs: tuple[ScoreTabl
     rate(table, "b", "positive", 130)
     rate(table, "c", "perhaps", 140)
     rate(table, "d", "positive", 150, name="another")
-    source.collect(moment(0))
+    source.collect(moment(0), Budget(60))
     assert stored(scores) == [("a", "0.0"), ("b", "1.0"), ("c", None)]
     (group,) = counted(source, MetricPlan(metric, 3600), Window(0, moment(0), None))
     assert (group.counts[0], group.counts[20], group.unjudged) == (1, 1, 1)
-    # An hour later only what is fresh is read; a rating with an old time is found by the next look at everything.
-    rate(table, "d", "negative", 155)
+    # When they are no longer fresh a pass goes through them, and the next one an hour later.
     clock.seconds = 4100
-    source.collect(moment(0))
+    source.collect(moment(0), Budget(60))
+    rate(table, "d", "negative", 155)
+    clock.seconds = 7600
+    source.collect(moment(0), Budget(60))
     assert len(stored(scores)) == 3
-    clock.seconds = 4300
-    source.collect(moment(0))
+    clock.seconds = 7700
+    source.collect(moment(0), Budget(60))
     assert stored(scores)[3] == ("d", "1.0")
 
 
@@ -243,16 +257,16 @@ def test_missing_or_odd_logs_are_told_apart_from_silence(logs: tuple[ScoreTable,
     scores, table = logs
     metric = HELPFUL.model_copy(update={"source": "assessment_logs"})
     missing = LoggedFeedback(f"{table}_gone", (metric,), scores, StoppedClock(600))
-    missing.collect(moment(0))
+    missing.collect(moment(0), Budget(60))
     assert missing.latest() is None
     odd = LoggedFeedback(scores.payload.name, (metric,), scores, StoppedClock(600))
     with pytest.raises(TableUnreadable, match=r"needs request_id, timestamp and text_assessment"):
-        odd.collect(moment(0))
+        odd.collect(moment(0), Budget(60))
     rate(table, "a", "positive", 120)
     broken = metric.model_copy(update={"segments": "no_such_column"})
     source = LoggedFeedback(table, (broken,), scores, StoppedClock(600))
     with pytest.raises(TableUnreadable, match=r"metric helpful cannot be joined .*UNRESOLVED_COLUMN.*segments"):
-        source.collect(moment(0))
+        source.collect(moment(0), Budget(60))
 
 
 def trace(experiment: str, request_id: str | None) -> str:
@@ -297,25 +311,25 @@ def test_assessments_of_traces_are_read_by_name_and_the_first_valid_one_counts(e
     mlflow.log_assessment(trace_id=ids["f"], assessment=failed)
     log(nameless, True)
     since = moment(now - 60)
-    source.collect(since)
+    source.collect(since, Budget(60))
     assert stored(scores) == [("a", "0.0"), ("b", "1.0"), ("c", None), ("d", "0.25"), ("f", None)]
     # What is said of an old request is found within the hour, without a look at everything in each tick.
     clock.advance(3300)
-    source.collect(since)
+    source.collect(since, Budget(60))
     log(ids["e"], False)
     clock.advance(310)
-    source.collect(since)
+    source.collect(since, Budget(60))
     assert stored(scores)[4] == ("e", "1.0")
 
 
 def test_an_experiment_that_is_not_there_is_missing(gateway: str) -> None:
     source = TraceFeedback(connect(), "/Shared/no-such", (HELPFUL,), score_table(gateway), TurnedClock())
-    source.collect(moment(0))
+    source.collect(moment(0), Budget(60))
     assert source.latest() is None
 
 
 def test_feedback_on_real_answers_is_joined_to_the_version_that_gave_them(make_model: Callable[..., Model]) -> None:
-    metric = {"name": "helpful", "kind": "feedback", "assessment": "helpful", "bound": 0.3}
+    metric = {"name": "helpful", "kind": "feedback", "assessment": "helpful", "bound": 0.3, "settle_minutes": 0}
     model = make_model(endpoint={"tracing": True}, gate={"metrics": [metric]}, ramp={"steps": [50]})
     model.champion()
     release = model.release()
@@ -341,7 +355,7 @@ def test_feedback_on_real_answers_is_joined_to_the_version_that_gave_them(make_m
     traces = eventually(found)
     for request_id in entities:
         log(traces[str(request_id)], value=True)
-    source.collect(since)
+    source.collect(since, Budget(60))
     joined = {row[0]: row[1] for row in stored(source.scores, "request_id, served_entity_id")}
     assert joined == entities
     assert len(set(joined.values())) == 2, "both versions answered"

@@ -16,6 +16,7 @@ from release_pipeline.evaluation.judge_run import MOST_ROWS, JudgeOutcome, run_j
 from release_pipeline.evaluation.judging import Judge, answer_of
 from release_pipeline.spec_gate import Metric
 from release_pipeline.workspace.counts import MetricPlan, Window
+from release_pipeline.workspace.inference_table import InferenceTable
 from release_pipeline.workspace.judge_sample import LAG, LONGEST, Bodies, JudgeSample
 from release_pipeline.workspace.late_sources import late_sources
 from release_pipeline.workspace.score_table import ScoreTable, score_table_name
@@ -23,13 +24,14 @@ from release_pipeline.workspace.tracer import tracer_id
 from tests.conftest import RunningWorkspace
 from tests.pipeline.conftest import MODELS, Model
 from tests.pipeline.killer import Killer, Kills
-from tests.pipeline.payload_tables import SHAPES, Logged, create, insert, moment, stream, warehouse
+from tests.pipeline.payload_tables import SHAPES, Logged, RecordingWarehouse, create, insert, moment, stream, warehouse
 from tests.pipeline.test_feedback import counted, score_table, stored
 
 SCORERS = '''
 """Judges of a test."""
 
 from mlflow.entities import Feedback
+from mlflow.genai.judges import make_judge
 from mlflow.genai.scorers import RegexMatch, scorer
 
 
@@ -62,6 +64,9 @@ def many(outputs):
 
 
 graded = RegexMatch(name="graded", pattern="[0-9]$")
+traced = make_judge(name="traced", instructions="Is {{ trace }} short?", model="databricks:/judge")
+expecting = make_judge(name="e", instructions="Is {{ outputs }} {{ expectations }}?", model="databricks:/judge")
+unaskable = make_judge(name="unaskable", instructions="Is {{ outputs }} good?", model="endpoints:/judge")
 '''
 
 
@@ -91,10 +96,12 @@ def graded(request_id: str, grade: int, at: float = 0, **fields: Any) -> Logged:
     return Logged(request_id, at, request=question(), response=answer(f"my secret answer {grade}"), **fields)
 
 
-def judged(folder: Path, scores: ScoreTable, of: Metric, said: list[str] | None = None) -> JudgeOutcome:
+def judged(
+    folder: Path, scores: ScoreTable, of: Metric, said: list[str] | None = None, *, now: float = 3600
+) -> JudgeOutcome:
     """One run of a judge over everything."""
     say = [] if said is None else said
-    return run_judge(Judge(of, folder), JudgeSample(scores), moment(0), moment(86_400), say.append)
+    return run_judge(Judge(of, folder), JudgeSample(scores), moment(0), moment(now), say.append)
 
 
 @pytest.mark.parametrize(
@@ -145,12 +152,21 @@ def test_scorers_of_mlflow_and_of_the_user_judge_a_request(
         ("Guidelines", "cannot be made without parameters .*scorers.py with `polite = Guidelines"),
         ("RetrievalGroundedness", "needs trace, which a logged request does not have"),
         ("UserFrustration", "needs session, which"),
+        (
+            "Safety",
+            "polite, asks Databricks' own judge, which needs the package databricks-agents; install it, or name",
+        ),
+        ("scorers.py:traced", "needs trace, which"),
+        ("scorers.py:expecting", "needs expectations, which"),
+        ("scorers.py:unaskable", "cannot ask endpoints:/judge without the package litellm; write databricks:/judge"),
         ("scorers.py:wants_truth", "needs expectations, which"),
         ("scorers.py:nothing", "gate.metrics: .*scorers.py has no function nothing"),
         ("other.py:politeness", "gate.metrics: other.py:politeness is not known"),
     ],
 )
-def test_a_scorer_that_cannot_judge_logged_requests_is_refused(folder: Path, scorer: str, problem: str) -> None:
+def test_a_scorer_that_cannot_judge_logged_requests_is_refused(
+    workspace: RunningWorkspace, folder: Path, scorer: str, problem: str
+) -> None:
     with pytest.raises(SpecError, match=problem):
         Judge(metric(scorer), folder)
 
@@ -195,7 +211,7 @@ def test_the_sample_depends_on_the_requests_and_not_on_when_they_are_read(
     sample = JudgeSample(scores)
 
     def ids(share: float) -> set[str]:
-        return {each.request_id for each in sample.waiting(metric(sample=share), moment(0), moment(86_400), 1000)}
+        return {each.request_id for each in sample.waiting(metric(sample=share), moment(0), moment(3600), 1000)}
 
     early = ids(0.25)
     insert(warehouse(), payload, "gateway", rows[:200])
@@ -203,35 +219,67 @@ def test_the_sample_depends_on_the_requests_and_not_on_when_they_are_read(
     assert early < quarter < half < ids(1.0) == {row.id for row in rows}
     assert early == {request_id for request_id in quarter if int(request_id.split("-")[1]) >= 200}
     assert 60 < len(quarter) < 140 < len(half) < 260
-    ordered = sample.waiting(metric(), moment(0), moment(86_400), 3)
+    ordered = sample.waiting(metric(), moment(0), moment(3600), 3)
     assert [each.request_id for each in ordered] == ["request-0", "request-1", "request-2"]
 
 
-def test_a_run_is_bounded_and_the_next_goes_on_behind_the_newest_score(
-    workspace: RunningWorkspace, folder: Path
-) -> None:
+def test_a_run_is_bounded_and_the_next_goes_on(workspace: RunningWorkspace, folder: Path) -> None:
     payload = create(warehouse(), "gateway")
     insert(warehouse(), payload, "gateway", [graded(f"r{at:03}", 5, at) for at in range(MOST_ROWS + 5)])
     scores = score_table(payload)
     assert [judged(folder, scores, metric()).scored for _ in range(3)] == [MOST_ROWS, 5, 0]
-    late = LAG.total_seconds() + MOST_ROWS + 60
-    insert(warehouse(), payload, "gateway", [graded("newest", 5, late)])
-    assert judged(folder, scores, metric()).scored == 1
-    insert(warehouse(), payload, "gateway", [graded("too-late", 5, 10), graded("not-too-late", 5, MOST_ROWS + 70)])
-    assert judged(folder, scores, metric()).scored == 1
-    assert ("not-too-late", "0.0") in stored(scores)
 
 
-@pytest.mark.parametrize("moment_of_kill", ["before", "after"])
+def test_a_row_that_is_logged_very_late_is_scored_in_the_end_and_no_look_reads_everything(
+    workspace: RunningWorkspace, folder: Path
+) -> None:
+    recording, hour = RecordingWarehouse(warehouse()), 3600
+    payload = create(recording, "gateway")
+    insert(recording, payload, "gateway", [graded("first", 5, 10), graded("fresh", 5, 20 * hour - 60)])
+    scores = ScoreTable(recording, f"{payload}_scores", InferenceTable(recording, payload))
+    scores.create()
+    judge, say = Judge(metric(), folder), list[str]().append
+
+    def scored(hours: float) -> int:
+        now = moment(hours * hour)
+        found = sum(run_judge(judge, JudgeSample(scores), moment(0), now, say).scored for _ in range(4))
+        assert JudgeSample(scores).waiting(metric(), moment(0), now, 1) == []
+        return found
+
+    assert scored(20) == 2, "both the fresh one and the one from before the judge began"
+    insert(recording, payload, "gateway", [graded("late", 5, 30), graded("not-so-late", 5, 18 * hour)])
+    assert scored(20.1) == 1, "the next pass is not due yet"
+    recording.sent.clear()
+    assert JudgeSample(scores).waiting(metric(), moment(0), moment(20.2 * hour), 1) == []
+    (chosen,) = [sent for sent in recording.sent if "sampled_since" in sent.parameters]
+    assert chosen.parameters["sampled_since"] == moment(20.2 * hour) - LAG
+    insert(recording, payload, "gateway", [graded("fresh-again", 5, 21 * hour)])
+    (late,) = JudgeSample(scores).waiting(metric(), moment(0), moment(21.1 * hour), 1)
+    assert late.request_id == "late", "the oldest first"
+    # A batch of what is far apart reads nothing between.
+    recording.sent.clear()
+    run_judge(judge, JudgeSample(scores), moment(0), moment(21.1 * hour), say)
+    assert stored(scores, "request_id") == [
+        (name,) for name in ("first", "fresh", "fresh-again", "late", "not-so-late")
+    ]
+    for sent in recording.sent:
+        for since in ("logged_since", "sampled_since"):
+            if since in sent.parameters and "SELECT request_id, min" not in sent.statement:
+                until: Any = sent.parameters[since.replace("since", "until")]
+                assert until - sent.parameters[since] < LAG
+    assert scored(21.2) == 0
+
+
+@pytest.mark.parametrize(("moment_of_kill", "now"), [("before", 86_400), ("after", 3600)])
 def test_a_run_that_is_killed_anywhere_and_repeated_leaves_the_same_table(
-    workspace: RunningWorkspace, folder: Path, moment_of_kill: Any, monkeypatch: pytest.MonkeyPatch
+    workspace: RunningWorkspace, folder: Path, moment_of_kill: Any, now: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     payload = create(warehouse(), "gateway")
     insert(
         warehouse(), payload, "gateway", [graded(f"r{at:02}", -1 if at == 7 else 1 + at % 5, at) for at in range(25)]
     )
     whole = score_table(payload)
-    judged(folder, whole, metric())
+    judged(folder, whole, metric(), now=now)
     expected = stored(whole)
     assert len(expected) == 25
     killer, at, done = Killer(monkeypatch), 0, False
@@ -240,8 +288,8 @@ def test_a_run_that_is_killed_anywhere_and_repeated_leaves_the_same_table(
         at += 1
         scores = ScoreTable(warehouse(), f"{payload}_scores_{at}", whole.payload)
         scores.create()
-        done = not killer.kills(lambda: judged(folder, scores, metric()), at=at, kills=kills)  # noqa: B023
-        judged(folder, scores, metric())
+        done = not killer.kills(lambda: judged(folder, scores, metric(), now=now), at=at, kills=kills)  # noqa: B023
+        judged(folder, scores, metric(), now=now)
         assert stored(scores) == expected, at
     assert at > 6, "several batches were written one by one"
 
@@ -263,7 +311,14 @@ def test_a_scorer_that_is_out_of_reach_uses_up_no_request(workspace: RunningWork
 @pytest.fixture
 def ramping(make_model: Callable[..., Model]) -> tuple[Model, str]:
     """A release on its first step, with a judge that finds fault with the challenger's answers."""
-    judge = {"name": "graded", "kind": "judge", "scorer": "PIIDetection", "sample": 1.0, "bound": 0.3}
+    judge = {
+        "name": "graded",
+        "kind": "judge",
+        "scorer": "PIIDetection",
+        "sample": 1.0,
+        "bound": 0.3,
+        "settle_minutes": 0,
+    }
     errors = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3}
     model = make_model(gate={"metrics": [errors, judge]})
     model.champion()
@@ -339,4 +394,4 @@ def test_after_a_failed_run_the_sensor_rests(ramping: tuple[Model, str]) -> None
 def test_without_a_judge_there_is_no_job_and_no_sensor(make_model: Callable[..., Model]) -> None:
     repository = build_release(make_model().spec, MODELS).get_repository_def()
     assert not [job.name for job in repository.get_all_jobs() if job.name.endswith("_judge")]
-    assert len(repository.sensor_defs) == 1
+    assert not [each.name for each in repository.sensor_defs if "judge" in each.name]

@@ -58,7 +58,10 @@ def ask(model: Model, release: str, count: int, text: str = "hello") -> Observed
 
 def test_labels_roll_back_a_version_that_they_prove_wrong(make_model: Callable[..., Model]) -> None:
     truth = f"main.default.truth_{uuid.uuid4().hex[:8]}"
-    label = {"name": "wrong", "kind": "label", "table": truth, "badness": "CAST(label.wrong AS DOUBLE)", "margin": 0.2}
+    label = {
+        "name": "wrong", "kind": "label", "table": truth, "badness": "CAST(label.wrong AS DOUBLE)", "margin": 0.2,
+        "settle_minutes": 0,
+    }  # fmt: skip
     model = make_model(gate=gate(label), ramp={"steps": [50]})
     release = in_ramp(model)
     seen = ask(model, release, 5)
@@ -91,7 +94,10 @@ def test_labels_that_cannot_be_read_take_no_guard_with_them(
     fault: str, make_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = f"main.default.truth_{uuid.uuid4().hex[:8]}"
-    label = {"name": "wrong", "kind": "label", "table": truth, "badness": "CAST(label.wrong AS DOUBLE)", "margin": 0.2}
+    label = {
+        "name": "wrong", "kind": "label", "table": truth, "badness": "CAST(label.wrong AS DOUBLE)", "margin": 0.2,
+        "settle_minutes": 0,
+    }  # fmt: skip
     model = make_model(gate=gate(label), ramp={"steps": [50]})
     column = "request" if fault == "column" else "request_id"
     model.parts().workspace.warehouse.execute(f"CREATE TABLE {truth} ({column} STRING, wrong BOOLEAN)")
@@ -140,7 +146,14 @@ def test_what_is_only_watched_holds_nothing_and_is_told(make_model: Callable[...
 
 @pytest.mark.slow
 def test_a_judge_advances_a_version_that_it_finds_as_good(make_model: Callable[..., Model]) -> None:
-    judge = {"name": "private", "kind": "judge", "scorer": "PIIDetection", "sample": 1.0, "margin": 0.4}
+    judge = {
+        "name": "private",
+        "kind": "judge",
+        "scorer": "PIIDetection",
+        "sample": 1.0,
+        "margin": 0.4,
+        "settle_minutes": 0,
+    }
     model = make_model(gate=gate(judge), ramp={"steps": [50]})
     release = in_ramp(model)
     context = ModelContext(model.spec, MODELS)
@@ -156,7 +169,7 @@ def test_a_judge_advances_a_version_that_it_finds_as_good(make_model: Callable[.
 
 @pytest.mark.slow
 def test_feedback_of_people_counts_for_the_version_that_answered(make_model: Callable[..., Model]) -> None:
-    feedback = {"name": "helpful", "kind": "feedback", "assessment": "helpful", "margin": 0.3}
+    feedback = {"name": "helpful", "kind": "feedback", "assessment": "helpful", "margin": 0.3, "settle_minutes": 0}
     model = make_model(gate=gate(feedback), ramp={"steps": [50]}, endpoint={"tracing": True})
     release = in_ramp(model)
     seen = ask(model, release, 40)

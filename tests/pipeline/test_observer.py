@@ -360,7 +360,14 @@ def test_a_long_release_is_read_from_its_snapshot_and_comes_out_the_same(make_mo
     metrics = [
         {"name": "slow", "kind": "slow", "margin": 0.3, "threshold_ms": 1, "segments": "substr(request_id, 1, 1)"},
         {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3},
-        {"name": "wrong", "kind": "label", "margin": 0.3, "table": truth, "badness": "label.wrong"},
+        {
+            "name": "wrong",
+            "kind": "label",
+            "margin": 0.3,
+            "table": truth,
+            "badness": "label.wrong",
+            "settle_minutes": 0,
+        },
     ]
     model = make_model(gate={"metrics": metrics})
     warehouse = model.parts().workspace.warehouse

@@ -24,7 +24,7 @@ def instance() -> dg.DagsterInstance:
 
 def tick(spec: ReleaseSpec, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
     repository = build_release(spec, MODELS).get_repository_def()
-    (gate,) = repository.sensor_defs
+    gate = repository.get_sensor_def(f"{spec.name}_gate")
     context = dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=repository)
     result = gate(context)
     assert isinstance(result, dg.SensorResult)
@@ -59,16 +59,17 @@ def promotion_at(spec: ReleaseSpec, instance: dg.DagsterInstance) -> dg.RunReque
     return asked
 
 
-def ask_until(model: Model, spec: ReleaseSpec, instance: dg.DagsterInstance, done: Callable[[str], bool]) -> Any:
+def ask_until(
+    model: Model, spec: ReleaseSpec, instance: dg.DagsterInstance, done: Callable[[str], bool], text: str = "hello"
+) -> Any:
     """Ask and tick until the sensor says what is waited for."""
     result = None
     for _ in range(20):
         before = model.counted(model.parts())
-        model.ask(30)
+        model.ask(30, text)
         model.rows(before + 30)
         result = tick(spec, instance)
-        text = "" if result.run_requests else sentence(result)
-        if done(text):
+        if done("" if result.run_requests else sentence(result)):
             return result
     raise AssertionError(result)
 

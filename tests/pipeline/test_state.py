@@ -1,13 +1,15 @@
 """Where a release stands, for every history that the rollout can write."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from release_pipeline.automation.next_run import next_run, resume_run
-from release_pipeline.rollout.ledger import Action, Entry, Phase
-from release_pipeline.rollout.state import ReleaseState, Stage, current_release
+from release_pipeline.rollout.clearance import first_step
+from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Phase
+from release_pipeline.rollout.state import ReleaseState, Stage, current_release, paused, queued
 from release_pipeline.spec import ModelPart, ReleaseSpec
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -138,10 +140,63 @@ def asks_for_one_run(state: ReleaseState) -> None:
     if state.open_intent is not None:
         assert resume_run(state.open_intent).action == f"finish_{state.open_intent.action.value}"
         return
-    run, sentence = next_run(state, None, SPEC, START + timedelta(days=30))
+    verdict = first_step(state, SPEC) if state.stage is Stage.DEPLOYED else None
+    run, sentence = next_run(state, verdict, SPEC, START + timedelta(days=30))
     assert sentence
     expected = {Stage.DEPLOYED: "canary_step", Stage.PROMOTED: "retire"}
     assert (run.job if run else None) == expected.get(state.stage)
+
+
+def event(action: Action, sequence: int, release: str = RELEASE, phase: Phase = Phase.DONE) -> Entry:
+    return Entry(release, sequence, START, "person", action, phase)
+
+
+@given(histories(), st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), st.integers(0, 40)), max_size=4))
+def test_events_between_the_rows_change_no_stage_no_step_and_no_traffic(
+    history: list[tuple[Entry, Stage | None, int]], events: list[tuple[Action, int]]
+) -> None:
+    rows = [entry for entry, _, _ in history]
+    said = list(rows)
+    for action, place in events:
+        said.insert(place % (len(said) + 1), event(action, 0, "" if "pause" in action else RELEASE))
+    alone, among = current_release(rows), current_release(said)
+    assert alone is not None
+    assert among is not None
+    people = {"approved": among.approved, "frozen": among.frozen, "paused": among.paused}
+    assert among == replace(alone, **people)
+    assert (among.approved is not None) == any(action is Action.APPROVE for action, _ in events)
+
+
+def test_a_freeze_ends_with_the_promotion_of_a_person_who_looked_at_it() -> None:
+    begun = Entry(RELEASE, 1, START, "run", Action.DEPLOY, Phase.DONE, after={"champion_version": "1"})
+    freeze = event(Action.FREEZE, 2)
+    promoted = Entry(RELEASE, 3, START, "person", Action.PROMOTE, Phase.DONE)
+    again = event(Action.FREEZE, 4)
+    for rows, expected in (([begun, freeze], freeze), ([begun, freeze, promoted], None)):
+        state = current_release(rows, RELEASE)
+        assert state is not None
+        assert state.frozen == expected
+    state = current_release([begun, freeze, promoted, again], RELEASE)
+    assert state is not None
+    assert state.frozen == again
+
+
+def test_a_pause_holds_until_it_is_lifted_whichever_release_is_under_way() -> None:
+    pause, lift = event(Action.PAUSE, 1, ""), event(Action.UNPAUSE, 2, "")
+    assert paused([]) is None
+    assert paused([pause]) == paused([lift, pause, of_another(3)]) == pause
+    assert paused([pause, lift]) is None
+    state = current_release([pause, of_another(3)])
+    assert state is not None
+    assert state.paused == pause
+
+
+def test_the_queue_is_first_come_first_served_and_ends_with_the_deployment_or_a_withdrawal() -> None:
+    first, second = (event(Action.QUEUE, number, release) for number, release in ((1, "a"), (2, "b")))
+    assert queued([first, second, event(Action.QUEUE, 3, "a")]) == ["a", "b"]
+    assert queued([first, second, Entry("a", 3, START, "x", Action.DEPLOY, Phase.INTENT)]) == ["b"]
+    assert queued([first, second, event(Action.QUEUE, 3, "b", Phase.FAILED)]) == ["a"]
+    assert current_release([of_another(1), first]) == current_release([of_another(1)]), "who waits has not begun"
 
 
 def test_an_empty_ledger_has_no_release() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from release_pipeline.gate.betting import log_e_value
 from release_pipeline.gate.decision import decide, decide_first_release
 from release_pipeline.gate.evidence import Bet, EvidenceState
-from release_pipeline.gate.observations import Observation, Series
+from release_pipeline.gate.observations import Observation, Series, slice_seconds
 from release_pipeline.gate.verdict import Action, HoldReason, Signals, Verdict
 from release_pipeline.replay_log.frozen import Frozen
 from release_pipeline.replay_log.log_table import ReleaseRows
@@ -61,15 +61,14 @@ def every_tick(rows: ReleaseRows, frozen: Frozen, spec: ReleaseSpec, options: Cl
                     step, starts[number] = number, float(first.min())
         if fresh:
             counts: dict[Series, dict[tuple[int, float], Any]] = {series: {} for series in frozen.bins}
-            delays, distinct = [0.0], False
+            delays, brought = [0.0], False
             for index in fresh:
-                distinct |= bool(rows.first[index])
-                if not (rows.first[index] and rows.answered[index]):
-                    continue
+                in_step = rows.requested[index] >= start
                 if rows.percent is not None:
-                    if not 0 < rows.percent[index] < 100:
-                        continue
-                elif rows.requested[index] < start:
+                    in_step = 0 < rows.percent[index] < 100
+                evidence = in_step and rows.answered[index]
+                brought |= bool(rows.first[index] or not evidence)
+                if not (rows.first[index] and evidence):
                     continue
                 if given:
                     of = spec.ramp.steps.index(int(rows.percent[index]))  # type: ignore[index]
@@ -78,7 +77,7 @@ def every_tick(rows: ReleaseRows, frozen: Frozen, spec: ReleaseSpec, options: Cl
                 delays.append(float(rows.arrived[index] - rows.requested[index]))
                 requests[int(rows.challenger[index])] += 1
                 for series, values in frozen.bins.items():
-                    bins, length = by_name[series.metric].bins, frozen.buckets[series.metric]
+                    bins, length = by_name[series.metric].bins, slice_seconds(frozen.buckets[series.metric])
                     if values[index] == -2:
                         continue
                     key = (of, math.floor(rows.requested[index] / length) * length)
@@ -88,12 +87,13 @@ def every_tick(rows: ReleaseRows, frozen: Frozen, spec: ReleaseSpec, options: Cl
                     else:
                         cell[int(rows.challenger[index])][values[index]] += 1
             longest = max(longest, *delays)
-            if distinct:
+            if brought:
                 lags = [*lags, max(delays)][-5:]
             trailing = (
                 min(longest, 60 * gate.max_lag_minutes) if options.watermark_lag is None else options.watermark_lag
             )
-            watermark = max(rows.arrived[index] for index in fresh) - trailing
+            if brought:
+                watermark = max(watermark, max(rows.arrived[index] for index in fresh) - trailing)
             state = state.add(_observations(counts, tick, step, watermark, by_name))
         moment = {"now": now, "step_started_at": starts[step], "ramp_started_at": start}
         moment["lag_seconds"] = max(lags) if lags else None

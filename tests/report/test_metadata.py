@@ -70,11 +70,13 @@ def look(*, challenger_bad: int, ingests: int) -> Observed:
     signals = Signals(
         configured_share=0.25, now=began + 10 * ingests + 60, step_started_at=began, ramp_started_at=began
     )
+    verdict = decide(found.state, signals, SPEC, 0)
     return Observed(
         release=STATE,
         endpoint=None,
         evidence=found.state,
-        verdict=decide(found.state, signals, SPEC, 0),
+        verdict=verdict,
+        judged=verdict,
         evidence_digest="413030732ef20af5",
         thresholds={},
         ingests=ingests,

@@ -1,12 +1,12 @@
 """What the gate sends, recorded, and the same statements on Spark.
 
-``table_changes`` is Delta's, and Delta's own jar does not come with pyspark. So the call, and only the call, is
-replaced by a query over a view that holds the feed as the local workspace gave it out; table names become views. All
-else is sent to Spark as it is, with the same bound values.
+``table_changes`` and ``VERSION AS OF`` are Delta's, and Delta's own jar does not come with pyspark. So these, and only
+these, are replaced by queries over a view that holds the feed as the local workspace gave it out; table names become
+views. All else is sent to Spark as it is, with the same bound values.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from release_pipeline.workspace.sql.warehouse import Row, Warehouse, parse_times
 from tests.pipeline.payload_tables import COLUMN, Sent
 
 _FEED = re.compile(r"table_changes\('([^']+)', (\d+), (\d+)\)")
+_VERSION = re.compile(r"(\S+) VERSION AS OF (\d+)")
 
 
 class SparkTable:
@@ -40,12 +41,23 @@ class SparkTable:
 
     def run(self, sent: Sent) -> list[dict[str, Any]]:
         """The rows that Spark answers to a statement."""
-        statement = _FEED.sub(
-            lambda call: f"(SELECT * FROM {self._view} WHERE _commit_version BETWEEN {call[2]} AND {call[3]})",
-            sent.statement,
-        ).replace(quoted(self._table), self._view)
-        assert self._table not in statement, "nothing but the table's name and table_changes may be replaced"
+        statement = without_delta(sent.statement, (self._table,))
+        assert self._table not in statement, "nothing but the table's name and versions may be replaced"
         return [row.asDict() for row in self._spark.sql(statement, args=dict(sent.parameters)).collect()]
+
+
+def without_delta(statement: str, tables: Iterable[str]) -> str:
+    """A statement that reads views in place of tables and of their versions."""
+    statement = _FEED.sub(
+        lambda call: (
+            f"(SELECT * FROM {call[1].replace('.', '_')} WHERE _commit_version BETWEEN {call[2]} AND {call[3]})"
+        ),
+        statement,
+    )
+    statement = _VERSION.sub(r"(SELECT * FROM \1 WHERE _commit_version <= \2)", statement)
+    for table in tables:
+        statement = statement.replace(quoted(table), table.replace(".", "_"))
+    return statement
 
 
 def same(ours: Row, theirs: Mapping[str, Any]) -> bool:

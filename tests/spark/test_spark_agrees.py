@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from release_pipeline.spec_gate import Metric
-from release_pipeline.workspace.inference_table import InferenceTable, MetricPlan, Read, Window
+from release_pipeline.workspace.inference_table import Counted, InferenceTable, MetricPlan, Window
 from release_pipeline.workspace.metric_sql import KINDS
 from release_pipeline.workspace.tracer import tracer_id
 from tests.conftest import RunningWorkspace
@@ -92,7 +92,7 @@ def send_everything(table: InferenceTable, warehouse: RecordingWarehouse, name: 
     insert(warehouse, name, shape, rows[:200])
     # What comes after holds copies of its own rows and of earlier ones.
     insert(warehouse, name, shape, [*rows[200:300], *rows[250:320]])
-    insert(warehouse, name, shape, [*rows[150:220], *rows[320:]])
+    insert(warehouse, name, shape, [*rows[150:220], *rows[320:], Logged("of the next hour", 3800)])
     latest = table.latest()
     assert latest is not None
     levels = table.level(METRICS, moment(0), moment(3600), rate_seconds=600, entities=["m/1", "m/2"])
@@ -113,9 +113,9 @@ def send_everything(table: InferenceTable, warehouse: RecordingWarehouse, name: 
     ]
     windows = [Window(0, moment(0), moment(1800)), Window(1, moment(1830), None)]
     after = 1 if table.has_change_feed() else int(moment(1500).timestamp())
-    earlier = [Read(int(moment(0).timestamp()), after, 10)]
+    counted = Counted(int(moment(0).timestamp()))
     delta = table.changes(
-        after, latest, first_version=1, windows=windows, plans=[*plans, *unjudgeable()], earlier=earlier
+        after, latest, first_version=1, windows=windows, plans=[*plans, *unjudgeable()], counted=counted
     )
     assert {group.metric for group in delta.groups} == {metric.name for metric in METRICS} | {"never"}
     assert set(delta.failed) == {"unknown_column", "unknown_label"}

@@ -94,8 +94,8 @@ class Endpoint:
         configs = (self.record.config, self.record.pending)
         return {entity.id for config in configs if config for entity in config.entities}
 
-    def view(self, url: str) -> dict[str, Any]:
-        """The endpoint as the API shows it; ``url`` is the workspace's."""
+    def view(self, url: str, reader: str, admin: str) -> dict[str, Any]:
+        """The endpoint as the API shows it to ``reader``; ``url`` and ``admin`` are the workspace's."""
         record = self.record
         serving = record.config is not None and all(
             self.processes[entity.id].state == READY for entity in record.config.entities
@@ -107,10 +107,11 @@ class Endpoint:
             "creation_timestamp": record.created_ms,
             "last_updated_timestamp": record.updated_ms,
             "state": {"ready": "READY" if serving else "NOT_READY", "config_update": record.config_update},
-            "permission_level": "CAN_MANAGE",
             "route_optimized": False,
             "endpoint_url": f"{url}/serving-endpoints/{record.name}/invocations",
         }
+        if level := "CAN_MANAGE" if reader == admin else self._level(reader):
+            answer["permission_level"] = level
         if record.config is not None:
             answer["config"] = record.config.view(self._states(record.config))
         if record.pending is not None:
@@ -123,6 +124,13 @@ class Endpoint:
         if record.description:
             answer["description"] = record.description
         return answer
+
+    def _level(self, reader: str) -> str | None:
+        """What ``reader`` was given on this endpoint; whoever made it may manage it."""
+        if reader == self.record.creator:
+            return "CAN_MANAGE"
+        given = (grant for grant in self.record.permissions if reader in grant.values())
+        return next((grant["permission_level"] for grant in given), None)
 
     def _states(self, config: EndpointConfig) -> dict[str, Mapping[str, str]]:
         return {entity.id: self._state(entity) for entity in config.entities}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from release_pipeline.local_workspace.caller import caller
 from release_pipeline.local_workspace.errors import AlreadyExists, ApiError, Conflict, InvalidParameter, NotFound
 from release_pipeline.local_workspace.serving.configuration import NAME, EndpointConfig, parse_config
 from release_pipeline.local_workspace.serving.endpoint import Endpoint
@@ -18,6 +19,7 @@ from release_pipeline.local_workspace.serving.gateway import inference_table, ra
 from release_pipeline.local_workspace.serving.inference_log import InferenceLog
 from release_pipeline.local_workspace.serving.router import Router
 from release_pipeline.local_workspace.serving.supervisor import ScoringProcess, remove_logs
+from release_pipeline.local_workspace.serving.warm_processes import WarmProcesses
 from release_pipeline.local_workspace.state.endpoints import (
     IN_PROGRESS,
     NOT_UPDATING,
@@ -44,6 +46,7 @@ class ServingEndpoints:
         self._log = InferenceLog(self._settings.data_dir / "inference_log", workspace.sql, self._settings.faults)
         self._changes = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
+        self._warm = WarmProcesses(self._settings.keep_warm_seconds, self._end)
         self.endpoints: dict[str, Endpoint] = {}
         self.router = Router(self.endpoints, self._settings)
 
@@ -68,7 +71,7 @@ class ServingEndpoints:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         processes = [process for e in self.endpoints.values() for process in e.processes.values()]
-        await asyncio.gather(*(process.stop(SHUTDOWN_DRAIN_SECONDS) for process in processes))
+        await asyncio.gather(*(process.stop(SHUTDOWN_DRAIN_SECONDS) for process in processes), self._warm.stop())
         await self.router.stop()
         await self._log.stop()
 
@@ -95,7 +98,8 @@ class ServingEndpoints:
 
     def view(self, endpoint: Endpoint) -> dict[str, Any]:
         """The endpoint as the API shows it."""
-        return endpoint.view(self._settings.url)
+        admin = self._settings.user_name
+        return endpoint.view(self._settings.url, caller(admin), admin)
 
     async def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create an endpoint and begin to deploy its first configuration; the endpoint as the API shows it."""
@@ -108,7 +112,7 @@ class ServingEndpoints:
             if name in self.endpoints:
                 raise AlreadyExists(f"Endpoint with name '{name}' already exists.", status=409)
             now = _now_ms()
-            record = EndpointRecord(name, self._settings.user_name, now, now)
+            record = EndpointRecord(name, caller(self._settings.user_name), now, now)
             record.description = str(body.get("description") or "")
             record.tags = {str(tag["key"]): str(tag.get("value", "")) for tag in body.get("tags") or []}
             record.pending = await self._read_config(body.get("config") or {}, record)
@@ -181,7 +185,7 @@ class ServingEndpoints:
         config = parse_config(
             body,
             version=record.last_version + 1,
-            creator=self._settings.user_name,
+            creator=caller(self._settings.user_name),
             now_ms=_now_ms(),
             active=record.config,
         )
@@ -229,6 +233,10 @@ class ServingEndpoints:
 
     def _process(self, endpoint: Endpoint, config: EndpointConfig, entity_id: str) -> ScoringProcess:
         entity = next(entity for entity in config.entities if entity.id == entity_id)
+        warm = self._warm.take(endpoint.record.name, entity)
+        if warm is not None:
+            endpoint.processes[entity_id] = warm
+            return warm
         path = self._workspace.registry.version_path(entity.entity_name, entity.entity_version)
         process = ScoringProcess(self._settings, endpoint.record.name, entity, path)
         endpoint.processes[entity_id] = process
@@ -247,11 +255,14 @@ class ServingEndpoints:
             if entity.id not in endpoint.processes
         ]
         for process in new:
-            process.start()
+            if not process.started:
+                process.start()
+        fails = self._settings.faults.updates_to_fail > 0
+        self._settings.faults.updates_to_fail -= fails
         await asyncio.sleep(self._settings.faults.update_seconds)
         outcomes = await asyncio.gather(*(process.settled() for process in new))
         async with self._changes:
-            if all(outcomes):
+            if all(outcomes) and not fails:
                 record.config, record.pending, record.config_update = pending, None, NOT_UPDATING
                 await self.save(endpoint)
                 endpoint.activate()
@@ -269,6 +280,8 @@ class ServingEndpoints:
         active = {entity.id for entity in record.config.entities} if record.config else set()
         for entity_id in endpoint.processes.keys() - active:
             process = endpoint.processes.pop(entity_id)
+            if self._warm.keep(record.name, process):
+                continue
             task = asyncio.create_task(self._end(process, keep_logs=entity_id in endpoint.entity_ids()))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
@@ -278,7 +291,7 @@ class ServingEndpoints:
             if entity.id not in endpoint.entity_ids() and entity.id not in endpoint.processes:
                 remove_logs(self._settings.data_dir, entity)
 
-    async def _end(self, process: ScoringProcess, *, keep_logs: bool) -> None:
+    async def _end(self, process: ScoringProcess, *, keep_logs: bool = False) -> None:
         await process.stop()
         if not keep_logs:
             remove_logs(self._settings.data_dir, process.entity)

@@ -74,6 +74,22 @@ class ScoringProcess:
             self.state = RECOVERING
         self._task = asyncio.create_task(self._run(recovering))
 
+    @property
+    def started(self) -> bool:
+        """Whether it was begun, and not stopped since."""
+        return self._task is not None
+
+    def go_on_as(self, entity: ServedEntity) -> None:
+        """Serve for another creation of the same entity, whose name and settings are equal; its logs move along."""
+        self.entity = entity
+        paths = []
+        for path in (self._log_path, self._build_log_path, self._report_path):
+            moved = path.with_name(path.name.replace(path.name.split(".")[0], entity.id))
+            if path.exists():
+                path.rename(moved)
+            paths.append(moved)
+        self._log_path, self._build_log_path, self._report_path = paths
+
     async def settled(self) -> bool:
         """Wait until the first start ended; whether it ended well."""
         await self._settled.wait()
@@ -97,6 +113,7 @@ class ScoringProcess:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
         self._ready.clear()
         await self._end_process()
 

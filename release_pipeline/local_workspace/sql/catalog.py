@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS __workspace.tables (
     last_rewrite BIGINT, log_position BIGINT, view_text VARCHAR);
 CREATE TABLE IF NOT EXISTS __workspace.commits (
     full_name VARCHAR, version BIGINT, committed_at TIMESTAMP, operation VARCHAR, row_count BIGINT);
+ALTER TABLE __workspace.tables ADD COLUMN IF NOT EXISTS vacuumed BIGINT DEFAULT 0;
 """
 
 
@@ -50,6 +51,7 @@ class TableInfo:
         version: The last commit's version; 0 is the creation.
         change_feed_since: First version whose changes are recorded; None without a change feed.
         last_rewrite: Last version that changed or removed rows; -1 if rows were only ever added.
+        vacuumed: Versions before this one are gone: neither they nor their changes can be read.
         log_position: Byte offset in the inference log up to which rows are stored; 0 for other tables.
         properties: Table properties; the change feed's key as Delta writes it, others as they were given.
         columns: Filled only where the caller asked for them.
@@ -62,6 +64,7 @@ class TableInfo:
     version: int = 0
     change_feed_since: int | None = None
     last_rewrite: int = -1
+    vacuumed: int = 0
     log_position: int = 0
     comment: str | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
@@ -122,7 +125,7 @@ def schemas(cursor: Any, catalog: str) -> list[str]:
 
 _FIELDS = (
     "catalog_name, schema_name, table_name, kind, created_at, modified_at, version, change_feed_since, last_rewrite, "
-    "log_position, comment, properties, view_text"
+    "vacuumed, log_position, comment, properties, view_text"
 )
 
 
@@ -203,10 +206,10 @@ def add(cursor: Any, info: TableInfo) -> None:
     if find(cursor, name) is not None:
         raise bad_request("TABLE_OR_VIEW_ALREADY_EXISTS", f"The table or view {name.quoted} exists already.", "42P07")
     cursor.execute(
-        f"INSERT INTO __workspace.tables (full_name, {_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO __workspace.tables (full_name, {_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             *(name.full, name.catalog, name.schema, name.name, info.kind, info.created_at, info.modified_at),
-            *(info.version, info.change_feed_since, info.last_rewrite, info.log_position, info.comment),
+            *(info.version, info.change_feed_since, info.last_rewrite, info.vacuumed, info.log_position, info.comment),
             *(json.dumps(dict(info.properties)), info.view_text),
         ],
     )
@@ -248,6 +251,11 @@ def commit(
 def log_commit(cursor: Any, name: TableName, version: int, at: datetime, operation: str, rows: int) -> None:
     """Append one line to a table's history."""
     cursor.execute("INSERT INTO __workspace.commits VALUES (?, ?, ?, ?, ?)", [name.full, version, at, operation, rows])
+
+
+def vacuum(cursor: Any, name: TableName, version: int) -> None:
+    """Make versions before this one unreadable."""
+    cursor.execute("UPDATE __workspace.tables SET vacuumed = ? WHERE full_name = ?", [version, name.full])
 
 
 def history(cursor: Any, name: TableName, limit: int | None) -> list[tuple[int, datetime, str, int]]:

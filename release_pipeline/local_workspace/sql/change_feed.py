@@ -1,4 +1,4 @@
-"""``table_changes``: the rows that a range of commit versions added.
+"""``table_changes``: the rows that a range of commit versions added; and ``VERSION AS OF``: those that were there.
 
 A table with a change feed keeps, in a hidden column, the version that added each row. Rows are appended in order of
 version, so DuckDB skips the blocks outside the range: the work is in proportion to what is new.
@@ -37,6 +37,13 @@ def check_range(info: TableInfo, start: int, end: int | None) -> tuple[int, int]
             f"({info.version}): start version cannot be greater than the latest version of the table. SQLSTATE: 22003",
         )
     last = info.version if end is None else min(end, info.version)
+    if start < info.vacuumed:
+        raise bad_request(
+            "DELTA_CHANGE_DATA_FILE_NOT_FOUND",
+            f"A file of version {start} of {info.name.quoted} that the transaction log names cannot be found: VACUUM "
+            f"has removed files of the versions before {info.vacuumed}.",
+            "KD002",
+        )
     if info.change_feed_since is None or start < info.change_feed_since:
         raise bad_request(
             "DELTA_MISSING_CHANGE_DATA",
@@ -66,6 +73,40 @@ def changes_query(info: TableInfo, start: int, end: int) -> exp.Expr:
     return parse_one(text, read="duckdb")
 
 
+def version_query(info: TableInfo, version: int) -> exp.Expr:
+    """The DuckDB query of a table's rows as they were after one commit.
+
+    Raises:
+        SqlFailure: There is no such commit, or what it left cannot be told any more.
+    """
+    if version > info.version:
+        raise bad_request(
+            "DELTA_VERSION_NOT_FOUND",
+            f"Cannot time travel {info.name.quoted} to version {version}: its versions end at {info.version}.",
+            "22003",
+        )
+    if version < info.vacuumed:
+        raise bad_request(
+            "DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION",
+            f"Cannot time travel {info.name.quoted} to version {version}: VACUUM has removed files of the versions "
+            f"before {info.vacuumed}.",
+            "0AKDE",
+        )
+    if version == info.version:
+        return public_query(info)
+    if info.change_feed_since is None or version < max(info.change_feed_since, info.last_rewrite):
+        raise unsupported(
+            f"time travel to version {version} of {info.name.quoted}: it keeps the versions of rows that were only "
+            "added since, and only with a change feed"
+        )
+    return parse_one(
+        f"SELECT * EXCLUDE ({HIDDEN_COLUMN}) FROM {info.name.physical} "
+        f"WHERE {HIDDEN_COLUMN} IS NULL OR {HIDDEN_COLUMN} <= {version:d}",
+        read="duckdb",
+    )
+
+
 def public_query(info: TableInfo) -> exp.Expr:
-    """The DuckDB query of a table's rows without its hidden column."""
-    return parse_one(f"SELECT * EXCLUDE ({HIDDEN_COLUMN}) FROM {info.name.physical}", read="duckdb")
+    """The DuckDB query of a table's rows without its hidden column, where it has one."""
+    columns = f"* EXCLUDE ({HIDDEN_COLUMN})" if info.has_change_feed else "*"
+    return parse_one(f"SELECT {columns} FROM {info.name.physical}", read="duckdb")

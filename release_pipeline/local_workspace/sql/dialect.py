@@ -191,8 +191,10 @@ def _refuse_forbidden(tree: exp.Expr) -> None:
             raise unresolved_routine(node.this.sql_name())
         elif isinstance(node, exp.Dot) and isinstance(node.expression, exp.Func):
             raise unresolved_routine(node.sql(dialect="databricks").partition("(")[0])
-        elif isinstance(node, exp.Table) and any(node.args.get(part) for part in ("version", "when", "changes")):
-            raise unsupported("time travel; read changes with table_changes")
+        elif isinstance(node, exp.Table) and (
+            _travels_by_time(node) or node.args.get("when") or node.args.get("changes")
+        ):
+            raise unsupported("time travel, except VERSION AS OF a whole number")
         elif isinstance(node, exp.Identifier) and node.name.lower() == HIDDEN_COLUMN:
             raise unresolved_column(node.name)
         elif isinstance(node, exp.Placeholder) and not node.args.get("this"):
@@ -201,6 +203,15 @@ def _refuse_forbidden(tree: exp.Expr) -> None:
             raise unsupported("a write inside another statement")
         elif isinstance(node, exp.Into | exp.Command | exp.Parameter | exp.SessionParameter | exp.Pragma):
             raise unsupported(f"{node.key.upper()} here")
+
+
+def _travels_by_time(table: exp.Table) -> bool:
+    """Whether a table is read as of anything but the number of a version."""
+    version = table.args.get("version")
+    if version is None:
+        return False
+    number = version.expression
+    return version.name.upper() != "VERSION" or not (isinstance(number, exp.Literal) and number.name.isdigit())
 
 
 def _first_line(error: SqlglotError) -> str:

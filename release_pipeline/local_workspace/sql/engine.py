@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sqlglot import exp
 
-from release_pipeline.local_workspace.sql import catalog, commands, inference_tables
+from release_pipeline.local_workspace.sql import catalog, commands, inference_tables, maintenance
 from release_pipeline.local_workspace.sql.catalog import TableInfo
 from release_pipeline.local_workspace.sql.definitions import Definer
 from release_pipeline.local_workspace.sql.dialect import expand_identifier_clauses, parse, to_duckdb
@@ -133,6 +133,9 @@ class SqlEngine:
         if commands.is_command(text):
             with self._transaction(cancellation=cancellation) as cursor:
                 return commands.run(cursor, text, session, self.catalogs)
+        if maintenance.is_maintenance(text):
+            with self._transaction(write=True, cancellation=cancellation) as cursor:
+                return maintenance.run(cursor, text, session)
         tree = parse(text)
         write = not isinstance(tree, exp.Query)
         with self._transaction(write=write, cancellation=cancellation) as cursor:

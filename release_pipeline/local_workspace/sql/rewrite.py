@@ -6,7 +6,7 @@ from typing import Any
 from sqlglot import exp
 
 from release_pipeline.local_workspace.sql import catalog, information_schema
-from release_pipeline.local_workspace.sql.change_feed import changes_query, check_range, public_query
+from release_pipeline.local_workspace.sql.change_feed import changes_query, check_range, public_query, version_query
 from release_pipeline.local_workspace.sql.dialect import Parameters, bound_value
 from release_pipeline.local_workspace.sql.failures import SqlFailure, bad_request, syntax_error
 from release_pipeline.local_workspace.sql.functions import instant, rewrite_functions
@@ -81,7 +81,12 @@ class Rewriter:
             query = information_schema.query(self.cursor, name, self.catalogs)
             _replace_keeping_joins(node, query, alias)
             return
-        info = catalog.require(self.cursor, name)
+        info, version = catalog.require(self.cursor, name), node.args.get("version")
+        if version is not None:
+            if is_target or info.kind != "MANAGED":
+                raise bad_request("UNSUPPORTED_FEATURE.TIME_TRAVEL", f"{name.quoted} has no versions here.", "0A000")
+            _replace_keeping_joins(node, version_query(info, int(version.expression.name)), alias)
+            return
         if info.has_change_feed and not is_target:
             _replace_keeping_joins(node, public_query(info), alias)
             return

@@ -7,6 +7,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from release_pipeline.local_workspace.caller import caller
+from release_pipeline.local_workspace.errors import NotFound
+from release_pipeline.local_workspace.wire.principals import me_view
+
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
 
@@ -29,16 +33,10 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
         )
 
     async def current_user(_: Request) -> JSONResponse:
-        return JSONResponse(
-            {
-                "schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"],
-                "id": "1",
-                "userName": settings.user_name,
-                "displayName": settings.user_name,
-                "active": True,
-                "emails": [{"value": settings.user_name, "type": "work", "primary": True}],
-            }
-        )
+        principal = workspace.principals.named(caller(settings.user_name))
+        if principal is None:
+            raise NotFound("The principal of this token was deleted.")
+        return JSONResponse(me_view(principal))
 
     return [
         Route("/.well-known/databricks-config", databricks_config),

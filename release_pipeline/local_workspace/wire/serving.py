@@ -1,4 +1,4 @@
-"""The routes of Model Serving's life cycle: endpoints, their configuration, tags, gateway, logs, permissions."""
+"""The routes of Model Serving's life cycle: endpoints, their configuration, tags, gateway, logs."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from release_pipeline.local_workspace.errors import InvalidParameter
-from release_pipeline.local_workspace.serving.endpoint import Endpoint, tags_view
+from release_pipeline.local_workspace.serving.endpoint import tags_view
 from release_pipeline.local_workspace.serving.metrics import render_metrics
 from release_pipeline.local_workspace.serving.openapi import openapi_document
 from release_pipeline.local_workspace.serving.supervisor import read_log
@@ -19,17 +19,11 @@ if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
 
 BASE = "/api/2.0/serving-endpoints"
-PERMISSION_LEVELS = {
-    "CAN_VIEW": "Can view the endpoint.",
-    "CAN_QUERY": "Can view and query the endpoint.",
-    "CAN_MANAGE": "Can view, query, edit and delete the endpoint.",
-}
-PRINCIPALS = ("user_name", "group_name", "service_principal_name")
 
 
 def routes(workspace: "LocalWorkspace") -> list[Route]:
-    """Routes under ``/api/2.0/serving-endpoints`` and the permissions of endpoints."""
-    return _life_cycle(workspace) + _insight(workspace) + _permissions(workspace)
+    """Routes under ``/api/2.0/serving-endpoints``."""
+    return _life_cycle(workspace) + _insight(workspace)
 
 
 def _life_cycle(workspace: "LocalWorkspace") -> list[Route]:
@@ -134,34 +128,6 @@ def _insight(workspace: "LocalWorkspace") -> list[Route]:
     ]
 
 
-def _permissions(workspace: "LocalWorkspace") -> list[Route]:
-    serving, owner = workspace.serving, workspace.settings.user_name
-
-    async def get(request: Request) -> Response:
-        return JSONResponse(_permissions_view(serving.by_id(request.path_params["id"]), owner))
-
-    async def levels(request: Request) -> Response:
-        serving.by_id(request.path_params["id"])
-        known = [{"permission_level": level, "description": text} for level, text in PERMISSION_LEVELS.items()]
-        return JSONResponse({"permission_levels": known})
-
-    async def change(request: Request) -> Response:
-        endpoint = serving.by_id(request.path_params["id"])
-        given = [_grant(item) for item in objects(await json_object(request), "access_control_list")]
-        kept = [] if request.method == "PUT" else endpoint.record.permissions
-        merged = {_principal(grant): grant for grant in [*kept, *given]}
-        endpoint.record.permissions = list(merged.values())
-        await serving.save(endpoint)
-        return JSONResponse(_permissions_view(endpoint, owner))
-
-    base = "/api/2.0/permissions/serving-endpoints/{id}"
-    return [
-        Route(base, get),
-        Route(base, change, methods=["PATCH", "PUT"]),
-        Route(base + "/permissionLevels", levels),
-    ]
-
-
 def _check_config(config: dict[str, Any]) -> None:
     """Refuse a configuration whose parts are not lists and objects where they should be."""
     for key in ("served_entities", "served_models"):
@@ -176,32 +142,3 @@ def _check_gateway(gateway: dict[str, Any]) -> None:
 
 def _tags(body: dict[str, Any], key: str) -> dict[str, str]:
     return {text(tag, "key"): text(tag, "value", "") for tag in objects(body, key)}
-
-
-def _grant(item: dict[str, Any]) -> dict[str, str]:
-    principals = [key for key in PRINCIPALS if item.get(key)]
-    if len(principals) != 1:
-        raise InvalidParameter(f"Each of access_control_list must name exactly one of {', '.join(PRINCIPALS)}.")
-    level = item.get("permission_level")
-    if not isinstance(level, str) or level not in PERMISSION_LEVELS:
-        raise InvalidParameter(f"permission_level must be one of {', '.join(PERMISSION_LEVELS)}, got {level!r}.")
-    return {principals[0]: str(item[principals[0]]), "permission_level": level}
-
-
-def _principal(grant: dict[str, str]) -> tuple[str, str]:
-    return next((key, grant[key]) for key in PRINCIPALS if key in grant)
-
-
-def _permissions_view(endpoint: Endpoint, owner: str) -> dict[str, Any]:
-    grants = [{"user_name": owner, "permission_level": "CAN_MANAGE"}]
-    grants += [grant for grant in endpoint.record.permissions if grant.get("user_name") != owner]
-    entries: list[dict[str, Any]] = []
-    for grant in grants:
-        kind, principal = _principal(grant)
-        permission = {"permission_level": grant["permission_level"], "inherited": False}
-        entries.append({kind: principal, "display_name": principal, "all_permissions": [permission]})
-    return {
-        "object_id": f"/serving-endpoints/{endpoint.record.id}",
-        "object_type": "serving-endpoint",
-        "access_control_list": entries,
-    }

@@ -51,7 +51,7 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
 
     async def execute(request: Request) -> JSONResponse:
         body = await json_object(request)
-        _require_warehouse(text(body, "warehouse_id"))
+        require_warehouse(text(body, "warehouse_id"))
         _require_inline(body)
         wait = _wait_seconds(body)
         on_timeout = _choice(body, "on_wait_timeout", ("CONTINUE", "CANCEL"))
@@ -85,7 +85,7 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
         return JSONResponse({"warehouses": [_WAREHOUSE]})
 
     async def get_warehouse(request: Request) -> JSONResponse:
-        _require_warehouse(request.path_params["warehouse_id"])
+        require_warehouse(request.path_params["warehouse_id"])
         return JSONResponse(_WAREHOUSE)
 
     return [
@@ -99,7 +99,8 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
     ]
 
 
-def _require_warehouse(warehouse_id: str) -> None:
+def require_warehouse(warehouse_id: str) -> None:
+    """Raises NotFound where there is no such SQL warehouse."""
     if warehouse_id != WAREHOUSE_ID:
         raise NotFound(f"SQL warehouse {warehouse_id} does not exist; the local workspace has one, '{WAREHOUSE_ID}'.")
 

@@ -1,11 +1,14 @@
 """Statements on a SQL warehouse: values bound by name, identifiers quoted, failures as errors."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from release_pipeline.errors import NotConfigured, StatementFailed, TableMissing, first_sentence
+from release_pipeline.errors import NotConfigured, OutOfTime, StatementFailed, TableMissing, first_sentence
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -14,9 +17,27 @@ if TYPE_CHECKING:
 Value = str | int | float | bool | datetime | None
 Row = dict[str, str | None]
 
-WAIT_SECONDS = 30
-GIVE_UP_SECONDS = 50.0
+#: The call that begins a statement waits so long for its end; the service takes 5 to 50 s, or none.
+WAIT_SECONDS: Final = 25
+LEAST_WAIT_SECONDS: Final = 5
+#: A statement is given up after this, counted from before it is sent. A sensor's tick has 60 s for everything.
+STATEMENT_SECONDS: Final = 45.0
+# When statements have to be done, by the monotonic clock.
+_DEADLINE: ContextVar[float] = ContextVar("deadline of statements", default=math.inf)
 _MISSING = ("TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST")
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Give all statements inside so many seconds together, and no more than an outer one leaves.
+
+    Those that are not done by then are cancelled, and later ones are not begun: both fail with ``OutOfTime``.
+    """
+    token = _DEADLINE.set(min(_DEADLINE.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)
 
 
 def quoted(full_name: str) -> str:
@@ -78,20 +99,30 @@ class Warehouse:
 
         Raises:
             TableMissing: A table that it names does not exist.
-            StatementFailed: The warehouse refused it, failed it, or did not finish in time.
+            OutOfTime: The warehouse did not finish it in time; it was cancelled, or not begun.
+            StatementFailed: The warehouse refused it, or failed it.
         """
         from databricks.sdk.errors.base import DatabricksError
         from databricks.sdk.service.sql import ExecuteStatementRequestOnWaitTimeout
 
+        # The time that the first call takes counts, too.
+        began = time.monotonic()
+        deadline = min(_DEADLINE.get(), began + STATEMENT_SECONDS)
+        if deadline <= began:
+            raise OutOfTime(
+                f"SQL warehouse {self.warehouse_id} did not finish a statement: the time for all of them was over "
+                "before it; give the warehouse more clusters."
+            )
+        wait = min(WAIT_SECONDS, int(deadline - began))
         try:
             answer = self._client.statement_execution.execute_statement(
                 statement,
                 self.warehouse_id,
                 parameters=[_parameter(name, value) for name, value in (parameters or {}).items()],
-                wait_timeout=f"{WAIT_SECONDS}s",
+                wait_timeout=f"{wait if wait >= LEAST_WAIT_SECONDS else 0}s",
                 on_wait_timeout=ExecuteStatementRequestOnWaitTimeout.CONTINUE,
             )
-            answer = self._finished(answer)
+            answer = self._finished(answer, began, deadline)
             return self._rows(answer)
         except (DatabricksError, TimeoutError) as error:
             raise StatementFailed(
@@ -99,19 +130,22 @@ class Warehouse:
                 "check that the warehouse exists and that you may use it."
             ) from None
 
-    def _finished(self, answer: "StatementResponse") -> "StatementResponse":
+    def _finished(self, answer: "StatementResponse", began: float, deadline: float) -> "StatementResponse":
         """Wait until the statement has ended; the SDK does not raise for a failed one."""
-        deadline = time.monotonic() + GIVE_UP_SECONDS
+        from databricks.sdk.errors.base import DatabricksError
+
         pause = 0.2
         while answer.status and answer.status.state and answer.status.state.value in ("PENDING", "RUNNING"):
             statement_id = str(answer.statement_id)
-            if time.monotonic() > deadline:
-                self._client.statement_execution.cancel_execution(statement_id)
-                raise StatementFailed(
-                    f"SQL warehouse {self.warehouse_id} did not finish a statement within {GIVE_UP_SECONDS:.0f} s; "
+            left = deadline - time.monotonic()
+            if left <= 0:
+                with suppress(DatabricksError, TimeoutError):  # it is given up, whether or not it can be cancelled
+                    self._client.statement_execution.cancel_execution(statement_id)
+                raise OutOfTime(
+                    f"SQL warehouse {self.warehouse_id} did not finish a statement within {deadline - began:.0f} s; "
                     "it was cancelled; start the warehouse or give it more clusters."
                 )
-            time.sleep(pause)
+            time.sleep(min(pause, left))
             pause = min(pause * 1.5, 2.0)
             answer = self._client.statement_execution.get_statement(statement_id)
         state = answer.status.state.value if answer.status and answer.status.state else "?"

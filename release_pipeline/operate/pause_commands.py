@@ -1,0 +1,96 @@
+"""The commands ``pause`` and ``unpause``: one model, or all of the project, stops moving by itself."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError, WorkspaceUnreachable
+from release_pipeline.operate.session import Session, Told, open_session, operator_command, session_of, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_all_option = click.option("--all", "everything", is_flag=True, help="All models of the project.")
+
+
+@click.command()
+@click.argument("model", required=False)
+@_all_option
+@click.option("--reason", required=True, help="Why; it is recorded in the ledger and told wherever a release waits.")
+@operator_command
+def pause(model: str | None, everything: bool, reason: str, file: Path | None, as_json: bool) -> None:
+    """Stop everything of MODEL that moves by itself, except rollbacks: steps, promotions, the queue.
+
+    A release that is paused keeps its traffic, and its guards stay on.
+    """
+    _each(model, everything, file, as_json, lambda session: pause_model(session, reason))
+
+
+@click.command()
+@click.argument("model", required=False)
+@_all_option
+@click.option("--reason", default="", help="Why; it is recorded in the ledger.")
+@operator_command
+def unpause(model: str | None, everything: bool, reason: str, file: Path | None, as_json: bool) -> None:
+    """Let the releases of MODEL move by themselves again."""
+    _each(model, everything, file, as_json, lambda session: unpause_model(session, reason))
+
+
+def pause_model(session: Session, reason: str) -> Told:
+    """What the command ``pause`` does to one model."""
+    from release_pipeline.rollout.state import current_release
+
+    parts, name = session.parts, session.spec.name
+    known = {entry.entry_id for entry in parts.ledger.read()}
+    entry = parts.events.pause(reason)
+    changed = entry.entry_id not in known
+    if changed:
+        sentence = (
+            f"{name} is paused: nothing moves by itself, except rollbacks, until release-pipeline unpause {name}."
+        )
+    else:
+        sentence = f"{name} was paused already, by {entry.actor} at {entry.at:%Y-%m-%d %H:%M} UTC: {entry.reason}"
+    return Told("pause", name, changed, sentence, current_release(parts.ledger.read()))
+
+
+def unpause_model(session: Session, reason: str) -> Told:
+    """What the command ``unpause`` does to one model."""
+    from release_pipeline.rollout.state import current_release
+
+    parts, name = session.parts, session.spec.name
+    changed = parts.events.unpause(reason) is not None
+    sentence = f"{name} moves by itself again." if changed else f"{name} was not paused."
+    return Told("unpause", name, changed, sentence, current_release(parts.ledger.read()))
+
+
+def _each(
+    model: str | None, everything: bool, file: Path | None, as_json: bool, act: "Callable[[Session], Told]"
+) -> None:
+    """Do it to one model or to all; what fails for one of them keeps it from none of the others."""
+    if (model is None) != everything:
+        raise click.UsageError("name either one MODEL or --all.")
+    if model is not None:
+        tell(act(open_session(model, file)), as_json=as_json)
+        return
+    if file is not None:
+        raise click.UsageError("--spec names one model; --all means those of the project.")
+    from release_pipeline.operate.find_spec import find_specs
+
+    found = find_specs()
+    if not found.specs and not found.broken:
+        raise SpecError(f"there is no release below {Path.cwd()}; go to the project's folder.")
+    wrong, told = list(found.broken), list[Told]()
+    for spec in found.specs.values():
+        try:
+            told.append(act(session_of(spec)))
+        except (NotConfigured, WorkspaceUnreachable):
+            raise  # it would be the same for every model
+        except ReleasePipelineError as error:
+            wrong.append(f"{spec.name}: {error}")
+    tell(told, as_json=as_json)
+    for line in wrong:
+        click.echo(f"release-pipeline: {line}", err=True)
+    if wrong:
+        sys.exit(1)

@@ -1,0 +1,234 @@
+"""What must be so before a release touches anything: asked of the workspace, all of it, and told all at once.
+
+A check has one of three outcomes. What is wrong fails with a sentence that has the grant, or the call, that would mend
+it. What cannot be told, because the workspace has no API for it or may not say, is a warning with its reason: it is
+never taken as right, and it never blocks.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Final
+
+from release_pipeline.errors import Unanswered
+from release_pipeline.rollout.ledger import Entry
+from release_pipeline.rollout.parts import Parts
+from release_pipeline.rollout.preflight_resources import resource_problem
+from release_pipeline.rollout.state import Stage, current_release
+from release_pipeline.rollout.verified_write import OWNER_TAG
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.endpoint import EndpointState
+from release_pipeline.workspace.permissions import Permissions, Principal, Securable, lacking, permission_call
+
+_MANAGES: Final = "CAN_MANAGE"
+
+
+class Outcome(StrEnum):
+    """What came of one check."""
+
+    PASSED = "passed"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: its name, its outcome, and a sentence, which is empty where it passed."""
+
+    name: str
+    outcome: Outcome
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """All checks of one look."""
+
+    checks: tuple[Check, ...]
+
+    def of(self, outcome: Outcome) -> list[Check]:
+        """The checks with one outcome."""
+        return [check for check in self.checks if check.outcome is outcome]
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything failed."""
+        return bool(self.of(Outcome.FAILED))
+
+    def __str__(self) -> str:
+        """Every failure and every warning, a line each."""
+        failed, warned = self.of(Outcome.FAILED), self.of(Outcome.WARNING)
+        head = f"preflight: {len(failed)} of {len(self.checks)} checks failed, {len(warned)} could not be made."
+        return "\n".join([head, *(f"{check.outcome}: {check.name}: {check.sentence}" for check in (*failed, *warned))])
+
+
+def preflight(parts: Parts, spec: ReleaseSpec, release: str | None = None) -> Preflight | None:
+    """Ask everything that a release of ``spec`` needs; None for a release that has begun, which is to be finished.
+
+    Args:
+        parts: The workspace.
+        spec: The release's YAML.
+        release: The release's key where there is one already.
+
+    Raises:
+        WorkspaceError: The endpoint or the ledger cannot be read.
+    """
+    entries = parts.ledger.read()
+    mine = current_release(entries, release) if release else None
+    if mine is not None and (mine.open_intent is not None or mine.stage is not Stage.FAILED):
+        return None
+    looked = _Look(spec, Permissions(parts.workspace), parts.endpoint.read(), entries, release)
+    return Preflight(tuple(looked.checks()))
+
+
+@dataclass(frozen=True)
+class _Look:
+    spec: ReleaseSpec
+    permissions: Permissions
+    endpoint: EndpointState | None
+    entries: Sequence[Entry]
+    release: str | None
+
+    def checks(self) -> Iterable[Check]:
+        try:
+            me = self.permissions.me()
+        except Unanswered as error:
+            me, reason = None, str(error)
+        asked: list[tuple[str, Callable[[Principal], str]]] = [
+            ("USE CATALOG", lambda who: self._missing("USE_CATALOG", self._catalog, who)),
+            ("USE SCHEMA", lambda who: self._missing("USE_SCHEMA", self._schema, who)),
+            ("model", self._model),
+            ("ledger", lambda who: self._table(self.spec.ledger_table, who)),
+            ("evidence", lambda who: self._table(self.spec.evidence_table, who)),
+            ("endpoint", self._manages),
+        ]
+        for name, check in asked:
+            yield self._check(name, partial(check, me)) if me else Check(name, Outcome.WARNING, f"{reason}.")
+        yield self._check("endpoint creator", self._creator)
+        yield self._check("endpoint owner", self._owner)
+        yield self._check("inference table", self._inference_table)
+        yield self._check("update", self._update)
+        yield from self._resources(me)
+
+    def _check(self, name: str, problem: Callable[[], str]) -> Check:
+        try:
+            sentence = problem()
+        except Unanswered as error:
+            return Check(name, Outcome.WARNING, f"{error}.")
+        return Check(name, Outcome.FAILED if sentence else Outcome.PASSED, sentence)
+
+    @property
+    def _catalog(self) -> Securable:
+        return Securable("CATALOG", self.spec.model.catalog)
+
+    @property
+    def _schema(self) -> Securable:
+        return Securable("SCHEMA", f"{self.spec.model.catalog}.{self.spec.model.schema_name}")
+
+    def _missing(self, privilege: str, where: Securable, who: Principal, why: str = "") -> str:
+        """What is wrong with one privilege, empty where it is held."""
+        held = self.permissions.holds(privilege, where, who)
+        if held is None:
+            return f"{where.type.lower()} {where.name} does not exist; make it, or correct the name in the YAML."
+        return "" if held else lacking([(privilege, where)], who, why)
+
+    def _model(self, who: Principal) -> str:
+        model = Securable("FUNCTION", self.spec.model.registered_name)
+        held = self.permissions.holds("MANAGE", model, who)
+        if held is None:
+            return self._missing("CREATE_MODEL", self._schema, who, "which registering the first version needs")
+        why = f"without being its owner, which setting the alias {self.spec.promotion.alias} needs"
+        return "" if held else lacking([("MANAGE", model)], who, why)
+
+    def _table(self, table: str, who: Principal) -> str:
+        if not self.permissions.exists(table):
+            return self._missing("CREATE_TABLE", self._schema, who, f"which making {table} needs")
+        where = Securable("TABLE", table)
+        missing = [each for each in ("SELECT", "MODIFY") if not self.permissions.holds(each, where, who)]
+        return lacking([(each, where) for each in missing], who)
+
+    def _manages(self, who: Principal) -> str:
+        now = self.endpoint
+        level = now.permission_level if now else _MANAGES
+        if now is None or level == _MANAGES:
+            return ""
+        levels = {level} if level else self.permissions.levels("serving-endpoints", now.id, who) or set()
+        if _MANAGES in levels:
+            return ""
+        held = " and ".join(sorted(levels)) or "no permission"
+        return f"{who.name} has {held} on endpoint {now.name} and needs {_MANAGES}; " + permission_call(
+            "serving-endpoints", now.id, who, _MANAGES
+        )
+
+    def _creator(self) -> str:
+        now = self.endpoint
+        if now is None or not now.creator or self.permissions.principal(now.creator) is not None:
+            return ""
+        return (
+            f"{now.creator}, who created endpoint {now.name}, does not exist any more, so that its updates fail with "
+            f"PERMISSION_DENIED; create the endpoint anew as somebody who stays, with DELETE "
+            f"/api/2.0/serving-endpoints/{now.name} at a quiet time and then a first release."
+        )
+
+    def _owner(self) -> str:
+        now, name, model = self.endpoint, self.spec.name, self.spec.model.registered_name
+        if now is None:
+            return ""
+        owner = now.tags.get(OWNER_TAG)
+        if owner not in (None, name):
+            return (
+                f"endpoint {now.name} belongs to the releases of {owner}, by its tag {OWNER_TAG}; give {name} an "
+                f"endpoint.name of its own, or set the tag to {name} if {owner} is no more."
+            )
+        foreign = sorted({entity.model for entity in now.entities} - {model})
+        if foreign:
+            return (
+                f"endpoint {now.name} serves {', '.join(foreign)} beside or instead of {model}; give {name} an "
+                "endpoint.name of its own, or take the other entities off the endpoint."
+            )
+        return ""
+
+    def _inference_table(self) -> str:
+        now, table = self.endpoint, self.spec.payload_table
+        if now is None or now.inference_table == table:
+            return ""
+        catalog, schema = self.spec.model.catalog, self.spec.model.schema_name
+        names = {"catalog_name": catalog, "schema_name": schema, "table_name_prefix": self.spec.model.short_name}
+        wanted = json.dumps({"inference_table_config": {**names, "enabled": True}})
+        if now.inference_table is None and self.permissions.exists(table):
+            # A table that a newer gateway writes does not stand in the endpoint's settings.
+            raise Unanswered(f"endpoint {now.name} does not say that it logs to {table}, which exists")
+        what = f"logs to {now.inference_table}, not to {table}" if now.inference_table else "has no inference table"
+        return (
+            f"endpoint {now.name} {what}, so the gate would see nothing; PUT /api/2.0/serving-endpoints/{now.name}"
+            f"/ai-gateway with its other settings and {wanted}."
+        )
+
+    def _update(self) -> str:
+        if self.endpoint is None or not self.endpoint.updating:
+            return ""
+        other = current_release(self.entries)
+        if other is not None and other.open_intent is not None:
+            return ""  # its own update; ramp.second_release says what becomes of the two
+        return f"endpoint {self.endpoint.name} is being updated by somebody else; wait for the end, then try again."
+
+    def _resources(self, me: Principal | None) -> Iterable[Check]:
+        """The model's resources: whoever created the endpoint must be able to use them, for the model acts as it."""
+        declared = self.spec.model.resources
+        creator = self.endpoint.creator if self.endpoint else ""
+        who: Principal | None = me
+        reason = "who creates the endpoint is not known"
+        if declared and creator and (me is None or creator != me.name):
+            try:
+                who = self.permissions.principal(creator)
+                reason = f"{creator}, who created the endpoint, does not exist any more"
+            except Unanswered:
+                who = Principal(creator)  # its groups are not known: only what it was given itself counts
+        for resource in declared:
+            name = f"{resource.type} {resource.name}"
+            if who is None:
+                yield Check(name, Outcome.WARNING, f"whether it may be used cannot be told: {reason}.")
+            else:
+                yield self._check(name, partial(resource_problem, self.permissions, resource, who, who == me))

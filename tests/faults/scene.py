@@ -1,0 +1,289 @@
+"""One model on a workspace with a proxy, a runner, an observer and users: where releases meet their faults."""
+
+import itertools
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from release_pipeline.assets.deployed_endpoint import send_tracers, served_entity
+from release_pipeline.rollout.ledger import Action, Entry, Phase
+from release_pipeline.rollout.parts import Parts, connect_parts
+from release_pipeline.rollout.state import ReleaseState, Stage, current_release
+from release_pipeline.spec import parse_spec
+from release_pipeline.workspace import tracking
+from release_pipeline.workspace.client import connect
+from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_REASON, TAG_RELEASE, TAG_STATUS
+from tests.conftest import RunningWorkspace
+from tests.faults.observer import Observer, Sight
+from tests.faults.proxy import FaultyProxy
+from tests.faults.runner_client import Runner
+from tests.faults.user import User
+from tests.pipeline.conftest import MODELS, attributes
+
+CHAMPION, CHALLENGER = "1", "2"
+#: Rows of the challenger on a step before the gate is asked for the next.
+ROWS = 2
+WAIT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class World:
+    """What a release changes: two worlds that are equal differ in evidence and rows only."""
+
+    sight: Sight
+    challenger_alias: str | None
+    tags: tuple[tuple[str, str], ...]
+
+
+class Scene:
+    """The model of one scenario.
+
+    Args:
+        workspace: A running local workspace that keeps processes warm.
+        first: Whether the scenario is the first release of its model: no champion, no users.
+    """
+
+    def __init__(self, workspace: RunningWorkspace, *, first: bool = False) -> None:
+        name = f"m{uuid.uuid4().hex[:8]}"
+        self.first = first
+        self.name = name
+        written = attributes(
+            name,
+            ramp={"steps": [40, 70]},
+            gate={"metrics": [{"name": "errors", "kind": "errors", "margin": 0.3, "required": False}]},
+            promotion={"automatic": True, "bake_seconds": 0},
+        )
+        self.spec = parse_spec(written, file=MODELS / "defs.yaml")
+        self._numbers = itertools.count()
+        self._workspace = workspace
+        self.parts = self._connect()
+        for _ in range(1 if first else 2):
+            self._register()
+        # The proxy asks before the runner is there.
+        self.proxy = FaultyProxy(
+            workspace.url, workspace.token, kill=lambda: self.runner.kill(), written=lambda: self._written()
+        )
+        environment = {**os.environ, "DATABRICKS_HOST": self.proxy.url, **IMPATIENCE}
+        self.runner = Runner(written, MODELS / "defs.yaml", environment)
+        self.runner.warm_up("prime")
+        self.observer: Observer | None = None
+        self.user: User | None = None
+        if not first:
+            self._recorded = self._play_through()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """With the observer's eyes open, and with users where anybody is served."""
+        self.observer = Observer(self._connect(), self._connect())
+        self.user = None if self.first else User(self.parts.endpoint.query_url, self._workspace.token)
+        yield
+        if self.user is not None:
+            self.user.stop()
+        self.observer.stop()
+
+    def close(self) -> None:
+        """End everything that the scene has started."""
+        self.runner.stop()
+        self.proxy.stop()
+        self.parts.endpoint.delete()
+
+    @property
+    def complaints(self) -> list[str]:
+        """What observer and users have to say."""
+        return [*(self.observer.violations if self.observer else []), *(self.user.failures if self.user else [])]
+
+    def world(self) -> World:
+        """What the workspace holds now."""
+        assert self.observer is not None
+        sight = self.observer.look()
+        version = self.parts.registry.get(CHAMPION if self.first else CHALLENGER)
+        tags = tuple(sorted(version.tags.items())) if version else ()
+        return World(sight, self.parts.registry.version_of_alias(CHALLENGER_ALIAS), tags)
+
+    def state(self, release: str) -> ReleaseState | None:
+        """Where a release stands."""
+        return current_release(self.parts.ledger.read(), release)
+
+    def new_release(self) -> str:
+        """A release's key."""
+        return f"20260101-{next(self._numbers):06d}"
+
+    def settle(self) -> None:
+        """Wait until no update is in progress."""
+        wait_for(lambda: (now := self.parts.endpoint.read()) is None or not now.updating)
+
+    def set_back(self, stage: str) -> str:
+        """A new release of version 2 against version 1 that has come as far as ``stage``; its key."""
+        assert self.observer is not None
+        with self.observer.looking_away():
+            return self._set_back(stage)
+
+    def begin_anew(self) -> str:
+        """A new first release, with nothing of the ones before it left; its key."""
+        assert self.observer is not None
+        registry = self.parts.registry
+        with self.observer.looking_away():
+            self.parts.endpoint.delete()
+            registry.delete_alias("champion")
+            registry.set_alias(CHALLENGER_ALIAS, CHAMPION)
+            registry.tag(CHAMPION, {TAG_STATUS: "", TAG_REASON: "", TAG_RELEASE: ""})
+            state = current_release(self.parts.ledger.read())
+            if state is not None and state.stage is not Stage.ROLLED_BACK:
+                self._append(state.release, Action.ROLL_BACK, Phase.DONE)
+            return self.new_release()
+
+    def await_rows(self, release: str) -> None:
+        """Wait until the inference table holds rows of the challenger on the present step."""
+        state = self.state(release)
+        assert state is not None
+        assert state.steps
+        since = state.steps[-1].started_at
+        payload = self.parts.payload
+        shape = payload.shape()
+        where, values = shape.between(since, since.replace(year=since.year + 1), "rows")
+        statement = f"SELECT served_entity_id AS entity FROM {self.spec.payload_table} AS payload WHERE {where}"
+        mapping = self.parts.observer.evidence.mapping
+
+        def enough() -> bool:
+            found = [row["entity"] or "" for row in self.parts.workspace.warehouse.execute(statement, values)]
+            known = mapping()
+            if any(entity not in known for entity in found):
+                return len(found) >= 4 * ROWS
+            return sum(known[entity] == state.challenger_version for entity in found) >= ROWS
+
+        wait_for(enough)
+
+    def _written(self) -> None:
+        if self.observer is not None:
+            self.observer.look()
+
+    def _connect(self) -> Parts:
+        """Parts that speak with the workspace itself, each with clients of its own."""
+        from release_pipeline.workspace import client
+
+        client._connect.cache_clear()
+        return connect_parts(self.spec, actor="stagehand", progress=lambda line: None)
+
+    def _register(self) -> None:
+        import mlflow
+
+        mlflow.register_model(_logged(), self.spec.model.registered_name)
+
+    def _append(self, release: str, action: Action, phase: Phase, entry: Entry | None = None) -> None:
+        self.parts.ledger.append(
+            self.parts.ledger.read(),
+            release=release,
+            actor="stagehand",
+            action=action,
+            phase=phase,
+            before=entry.before if entry else None,
+            after=entry.after if entry else None,
+            config_version=entry.config_version if entry else 0,
+            reason=entry.reason if entry else "",
+        )
+
+    def _play_through(self) -> dict[str, tuple[Sight, str | None, tuple[Entry, ...]]]:
+        """A champion, and one release of a challenger without faults: what the workspace holds at each stage."""
+        registry, rollout, endpoint = self.parts.registry, self.parts.rollout, self.parts.endpoint
+        for version in (CHAMPION, CHALLENGER):
+            registry.set_alias(CHALLENGER_ALIAS, version)
+            release, stages = self.new_release(), dict[str, tuple[Sight, str | None, tuple[Entry, ...]]]()
+
+            def note(stage: str, release: str = release, stages: dict[str, Any] = stages) -> None:
+                entries = self.parts.ledger.read()
+                sight = Sight(endpoint.read(), registry.version_of_alias("champion"), tuple(entries))
+                rows = tuple(entry for entry in entries if entry.release == release)
+                stages[stage] = (sight, registry.version_of_alias(CHALLENGER_ALIAS), rows)
+
+            note("registered")
+            state = rollout.deploy(release, version, served_entity(self.spec, version, "0"), table_version=0)
+            send_tracers(self.parts, self.spec, state)
+            note("deployed")
+            if version == CHALLENGER:
+                for step in range(len(self.spec.ramp.steps)):
+                    rollout.set_traffic(
+                        release, step=step, expected_config=self._config(), evidence_digest="", reason="stagehand"
+                    )
+                    note(f"step {step + 1}")
+            rollout.promote(release, expected_config=self._config(), evidence_digest="", reason="stagehand")
+            note("promoted")
+            if version == CHAMPION:
+                rollout.retire(release)
+        return stages
+
+    def _config(self) -> int:
+        now = self.parts.endpoint.read()
+        return now.config_version if now else 0
+
+    def _set_back(self, stage: str) -> str:
+        sight, challenger_alias, rows = self._recorded[stage]
+        assert sight.endpoint is not None
+        registry, endpoint, release = self.parts.registry, self.parts.endpoint, self.new_release()
+        self.settle()
+        last = current_release(self.parts.ledger.read())
+        if last is not None and last.stage is not Stage.ROLLED_BACK:
+            # As if the release before had been taken back: what comes is another story.
+            self._append(last.release, Action.ROLL_BACK, Phase.DONE)
+        now = endpoint.read()
+        assert now is not None
+        # As deployed: the names stay, and what the service adds to an entity is not sent back.
+        if (now.routes, now.entities) != (sight.endpoint.routes, sight.endpoint.entities) or now.update_failed:
+            endpoint.update(sight.endpoint.entities, sight.endpoint.routes)
+            self.settle()
+        assert sight.alias is not None
+        registry.set_alias("champion", sight.alias)
+        if challenger_alias is None:
+            registry.delete_alias(CHALLENGER_ALIAS)
+        else:
+            registry.set_alias(CHALLENGER_ALIAS, challenger_alias)
+        registry.tag(CHALLENGER, {TAG_STATUS: "", TAG_REASON: "", TAG_RELEASE: ""})
+        latest = self.parts.payload.latest()
+        for row in rows:
+            after = dict(row.after)
+            if "table_version" in after:
+                after["table_version"] = latest.version if latest else 0
+            self._append(release, row.action, row.phase, replace(row, after=after))
+        state = self.state(release)
+        if state is not None:
+            send_tracers(self.parts, self.spec, state)
+        return release
+
+
+#: The clients' own settings, shorter than a real workspace could bear.
+IMPATIENCE = {
+    "MLFLOW_DATABRICKS_ENDPOINT_HTTP_RETRY_TIMEOUT": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+}
+
+_uris: list[str] = []
+
+
+def _logged() -> str:
+    """The agent, logged once per session."""
+    if not _uris:
+        spec = parse_spec(attributes("logged_for_faults"), file=MODELS / "defs.yaml")
+        run = tracking.log_model(
+            connect(),
+            spec,
+            "faults",
+            source=MODELS / "agent.py",
+            config=MODELS / "first.yaml",
+            folder=Path(MODELS),
+        )
+        _uris.append(run.model_uri)
+    return _uris[0]
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    """Wait for a condition to come true; fails after a long time without."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.03)

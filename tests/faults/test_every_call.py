@@ -1,0 +1,72 @@
+"""A release survives every fault at every call that it makes.
+
+Enumerated: each transition is run until a run passes in which no call was left that had not met the fault yet.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faults.faults import Fault
+from tests.faults.release_walk import BACK_FROM_BAKE, BACK_FROM_RAMP, FIRST, FORWARD, Transition, Walk
+from tests.faults.report import PROPERTY, as_json
+from tests.faults.scene import Scene
+
+pytestmark = pytest.mark.timeout(1800)
+Record = Callable[[str, Any], None]
+#: Faults of `make test-all`; the others take the clients' own tries and time-outs, and go with `make test-faults`.
+IN_TEST_ALL = (Fault.UPDATE_FAILED,)
+
+
+def faults(*left_out: Fault) -> list[Any]:
+    """Every fault, each with the mark of the suite that it belongs to."""
+    return [
+        pytest.param(
+            fault,
+            id=fault.name.lower(),
+            marks=pytest.mark.slow if fault in IN_TEST_ALL else pytest.mark.exhaustive,
+        )
+        for fault in Fault
+        if fault not in left_out
+    ]
+
+
+def survives(scene: Scene, fault: Fault, transitions: tuple[Transition, ...], record: Record) -> None:
+    walk = Walk(scene, fault)
+    try:
+        walk.over(*transitions)
+    finally:
+        record(PROPERTY, json.dumps([as_json(point) for point in walk.points]))
+    lost = [
+        f"{point.transition}, call {point.number} ({point.call}): {point.trouble}"
+        for point in walk.points
+        if point.trouble
+    ]
+    assert lost == []
+    met = {point.transition for point in walk.points}
+    assert met == {transition.name for transition in transitions}, "a transition met no fault at all"
+
+
+@pytest.mark.parametrize("fault", faults())
+def test_a_release_goes_on(fault: Fault, scene: Scene, record_property: Record) -> None:
+    survives(scene, fault, FORWARD, record_property)
+
+
+@pytest.mark.parametrize("fault", faults())
+@pytest.mark.parametrize("transition", [BACK_FROM_RAMP, BACK_FROM_BAKE], ids=["ramp", "bake"])
+def test_a_rollback_comes_to_its_end(
+    fault: Fault, transition: Transition, scene: Scene, record_property: Record
+) -> None:
+    survives(scene, fault, (transition,), record_property)
+
+
+@pytest.mark.parametrize("fault", faults(Fault.UPDATE_FAILED))
+def test_a_first_release_goes_on_and_back(fault: Fault, first_scene: Scene, record_property: Record) -> None:
+    survives(first_scene, fault, FIRST, record_property)
+
+
+@pytest.mark.slow
+def test_a_first_release_whose_update_fails_leaves_nothing(first_scene: Scene, record_property: Record) -> None:
+    survives(first_scene, Fault.UPDATE_FAILED, FIRST[:1], record_property)

@@ -1,0 +1,55 @@
+"""Random histories of releases: whatever happens in whatever order, nothing that must not be ever is."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.histories.ground import Ground
+from tests.histories.machine import Histories
+from tests.histories.play import Play
+from tests.histories.wire import Wire
+from tests.pipeline.killer import Killer
+
+#: Histories of `make test-all`, over all parts, which can be played side by side.
+HISTORIES = int(os.environ.get("HISTORIES", "504"))
+SEED = int(os.environ.get("HISTORIES_SEED", "20261121"))
+PARTS = 4
+STEPS = 7
+QUICK = 5
+
+
+def played(ground: Ground, wire: Wire, killer: Killer, histories: int, number: int) -> list[Play]:
+    """So many histories, drawn from one seed."""
+
+    class OnThisGround(Histories):
+        pass
+
+    OnThisGround.ground, OnThisGround.wire, OnThisGround.killer = ground, wire, killer
+    OnThisGround.played = []
+    rules = settings(
+        max_examples=histories,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],  # a history costs seconds: what it tells is enough to shrink it by hand
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(seed(number)(OnThisGround), settings=rules)
+    return OnThisGround.played
+
+
+def test_a_few_histories(ground: Ground, wire: Wire, killer: Killer) -> None:
+    assert len(played(ground, wire, killer, QUICK, SEED)) >= QUICK
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_histories(part: int, ground: Ground, wire: Wire, killer: Killer) -> None:
+    plays = played(ground, wire, killer, HISTORIES // PARTS, SEED + 1 + part)
+    assert len(plays) >= HISTORIES // PARTS
+    told = "\n".join(line for play in plays for line in play.told)
+    for what in ("killed", "by hand: weights", "Superseded", "ran roll_back", "ran promote", "ran finish_"):
+        assert what in told, f"nothing of the kind happened: {what}"

@@ -1,0 +1,224 @@
+"""News of releases: what the ledger and a look tell, sent through apprise to a real receiver, and in nobody's way."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from release_pipeline.automation.notification_sensor import MOST_ATTEMPTS, Told
+from release_pipeline.build import build_release
+from release_pipeline.errors import SpecError
+from release_pipeline.gate.verdict import Action as GateAction
+from release_pipeline.gate.verdict import HoldReason
+from release_pipeline.report.news import hold_of, news_of
+from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Phase
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.spec_notifications import NotificationsPart
+from tests.pipeline.conftest import MODELS, Model
+
+VARIABLE = "RELEASE_NEWS"
+
+
+class Receiver:
+    """A service that takes notifications, or answers with an error."""
+
+    def __init__(self) -> None:
+        self.letters: list[dict[str, Any]] = []
+        self.status = 200
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if receiver.status == 200:
+                    receiver.letters.append(body)
+                self.send_response(receiver.status)
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"json://127.0.0.1:{self._server.server_port}/hook/s3cr3t"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    started = Receiver()
+    monkeypatch.setenv(VARIABLE, started.address)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def tick(spec: ReleaseSpec, instance: dg.DagsterInstance, cursor: str | None) -> tuple[str, str | None]:
+    """What one tick of the notification sensor says, and the cursor after it."""
+    repository = build_release(spec, MODELS).get_repository_def()
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=repository)
+    said: Any = repository.get_sensor_def(f"{spec.name}_notifications")(context)
+    return str(said.skip_message), context.cursor
+
+
+def telling(spec: ReleaseSpec, **fields: Any) -> ReleaseSpec:
+    return spec.model_copy(update={"notifications": NotificationsPart(addresses_variable=VARIABLE, **fields)})
+
+
+def test_each_turn_of_a_release_is_told_once_and_nothing_of_the_past(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    model, release = deployed
+    spec = telling(model.spec)
+    said, cursor = tick(spec, instance, None)
+    assert said == "no news", "what was before the first tick is no news"
+    model.step(release)
+    model.parts("user:ada").events.pause("incident 12")
+    said, cursor = tick(spec, instance, cursor)
+    assert said == "sent 2 news"
+    (first,) = receiver.letters
+    assert first["title"].startswith(f"{spec.name}: ")
+    assert f"{release}: 25 % of the traffic, by test" in first["message"]
+    assert "paused, by user:ada: incident 12" in first["message"]
+    model.parts().events.unpause("over")  # the model is shared
+    _, cursor = tick(spec, instance, cursor)
+    assert "unpaused, by test: over" in receiver.letters[-1]["message"]
+    assert f"/ml/endpoints/{spec.endpoint_name}" in first["message"]
+    assert tick(spec, instance, cursor)[0] == "no news"
+    model.parts().rollout.roll_back(release, reason="wrong prices")
+    _, cursor = tick(spec, instance, cursor)
+    assert receiver.letters[-1]["type"] == "warning"
+    assert "is being rolled back, by test: wrong prices" in receiver.letters[-1]["message"]
+    assert "has no traffic" in receiver.letters[-1]["message"]
+    assert len(receiver.letters) == 3
+
+
+def test_a_long_hold_is_told_once_per_step_and_reason(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    model, release = deployed
+    model.step(release)
+    patient, impatient = telling(model.spec), telling(model.spec, about=("hold",), hold_minutes=1e-9)
+    _, cursor = tick(patient, instance, None)
+    assert tick(patient, instance, cursor)[0] == "no news", "two hours are not over"
+    said, cursor = tick(impatient, instance, cursor)
+    assert said == "sent 1 news"
+    assert "version 2 at 25 %: NO_DATA for 0 min on this step" in receiver.letters[-1]["message"]
+    assert tick(impatient, instance, cursor)[0] == "no news"
+
+
+def test_a_receiver_that_fails_is_tried_again_and_given_up_without_its_address(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, release = deployed
+    spec = telling(model.spec, about=("step",))
+    _, cursor = tick(spec, instance, None)
+    model.step(release)
+    receiver.status = 500
+    for attempt in range(1, MOST_ATTEMPTS):
+        said, cursor = tick(spec, instance, cursor)
+        assert said == f"1 news could not be sent; attempt {attempt} of {MOST_ATTEMPTS}"
+    receiver.status = 200
+    assert tick(spec, instance, cursor)[0] == "sent 1 news", "nothing was lost"
+    receiver.status = 500
+    said, cursor = tick(spec, instance, cursor)
+    assert said == "no news"
+    assert Told.of(cursor).attempts == 0
+    assert "s3cr3t" not in caplog.text
+
+
+def test_an_address_that_is_missing_or_unknown_is_a_sentence_without_it(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, release = deployed
+    spec = telling(model.spec)
+    _, cursor = tick(spec, instance, None)
+    model.step(release)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert f"the environment variable {VARIABLE}" in tick(spec, instance, cursor)[0]
+    monkeypatch.setenv(VARIABLE, "nosuch://hidden:pass@x")
+    said, _ = tick(spec, instance, cursor)
+    assert said.startswith(f"address 1 of the environment variable {VARIABLE} is none that apprise knows")
+    assert "hidden" not in said
+
+
+def test_a_release_goes_on_while_nobody_takes_its_news(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, release = deployed
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv(VARIABLE, f"json://127.0.0.1:{probe.getsockname()[1]}")
+    spec = telling(model.spec)
+    _, cursor = tick(spec, instance, None)
+    assert model.step(release).traffic_percent == 25
+    assert "could not be sent" in tick(spec, instance, cursor)[0]
+    assert model.step(release, 1).traffic_percent == 50
+
+
+def test_an_address_in_the_yaml_is_refused_and_not_repeated(make_spec: Callable[..., ReleaseSpec]) -> None:
+    with pytest.raises(SpecError, match="name of an environment variable") as refused:
+        make_spec(notifications={"addresses_variable": "mailto://ada:secret@example.org"})
+    assert "secret@" not in str(refused.value)
+
+
+@pytest.mark.parametrize("action", list(Action))
+@pytest.mark.parametrize("phase", list(Phase))
+def test_every_row_of_a_ledger_is_told_or_left_out_on_purpose(
+    action: Action, phase: Phase, make_spec: Callable[..., ReleaseSpec]
+) -> None:
+    entry = Entry("20260101-000000", 7, datetime(2026, 1, 1, tzinfo=UTC), "run:1", action, phase, reason="so")
+    told = news_of([entry], 6, make_spec())
+    quiet = {
+        (Action.RETIRE, Phase.FAILED),
+        (Action.ROLL_BACK, Phase.FAILED),
+        (Action.QUEUE, Phase.FAILED),
+    }
+    begins = phase is Phase.INTENT and action is not Action.ROLL_BACK and action not in EVENTS
+    never = action in EVENTS and phase is not Phase.DONE
+    if not never:
+        assert bool(told) == (not begins and (action, phase) not in quiet), (action, phase)
+    assert all("run:1" in message.text and "so" in message.text for message in told)
+    assert news_of([entry], 7, make_spec()) == []
+
+
+def test_only_what_is_wanted_is_told(make_spec: Callable[..., ReleaseSpec]) -> None:
+    spec = make_spec(notifications={"about": ["rollback"]})
+    rows = [
+        Entry("r", number, datetime(2026, 1, 1, tzinfo=UTC), "a", action, Phase.DONE)
+        for number, action in enumerate((Action.DEPLOY, Action.SET_TRAFFIC, Action.ROLL_BACK), start=1)
+    ]
+    assert [message.topic for message in news_of(rows, 0, spec)] == ["rollback"]
+
+
+def test_a_missing_approval_is_told_at_once(deployed: tuple[Model, str]) -> None:
+    model, release = deployed
+    model.step(release)
+    observed = model.parts().observer.look(release, ingest=False)
+    assert observed is not None
+    now = datetime.now(UTC)
+    waiting = replace(
+        observed, verdict=replace(observed.verdict, action=GateAction.HOLD, reason=HoldReason.AWAITING_APPROVAL)
+    )
+    told = hold_of(waiting, model.spec, now)
+    assert told is not None
+    assert told[1].topic == "approval"
+    baking = replace(waiting, verdict=replace(waiting.verdict, reason=HoldReason.BAKING))
+    assert hold_of(baking, model.spec, now + timedelta(days=9)) is None, "a bake is meant to last"

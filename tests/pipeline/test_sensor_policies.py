@@ -1,0 +1,102 @@
+"""What a model's YAML and people tell the gate sensor: how long to try, to freeze, to wait, and whom to ask."""
+
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.test_utils import create_run_for_test
+
+from release_pipeline.automation.jobs import ACTION_TAG
+from release_pipeline.errors import NotAllowed
+from release_pipeline.gate.verdict import HoldReason
+from release_pipeline.rollout.ledger import Action
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.spec_rollout import AutomationPart, PromotionPart, RampPart
+from tests.pipeline.conftest import Model
+from tests.pipeline.test_sensor import ask_until, promotion_at, request, sentence, tick
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def changed(spec: ReleaseSpec, **parts: object) -> ReleaseSpec:
+    return spec.model_copy(update=parts)
+
+
+def test_a_step_that_fails_again_and_again_is_rolled_back_with_the_reason(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance
+) -> None:
+    model, release = deployed
+    spec = changed(model.spec, automation=AutomationPart(most_attempts=2))
+    first = request(tick(spec, instance))
+    tags = {"dagster/partition": release, **first.tags}
+    runs = [create_run_for_test(instance, job_name=f"{spec.name}_canary_step", tags=tags) for _ in range(2)]
+    instance.report_run_failed(runs[0])
+    instance.report_run_canceled(runs[1])
+    assert "next try in" in sentence(tick(spec, instance)), "one failure of two"
+    run = create_run_for_test(instance, job_name=f"{spec.name}_canary_step", tags=tags)
+    instance.report_run_failed(run)
+    wanted = request(tick(spec, instance))
+    assert wanted.job_name == f"{spec.name}_rollback"
+    reason = wanted.run_config["ops"][f"{spec.name}_roll_back"]["config"]["reason"]
+    assert reason.startswith(f"step_0 failed 2 times (automation.most_attempts), last in run {run.run_id[:8]}: ")
+
+
+def test_a_pause_and_a_closed_window_hold_the_first_step_for_the_sensor_and_for_a_run(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance
+) -> None:
+    model, release = deployed
+    events = model.parts().events
+    events.pause("incident 12")
+    assert sentence(tick(model.spec, instance)).startswith(f"{HoldReason.PAUSED}: Hold: paused by test")
+    events.unpause("over")
+    assert request(tick(model.spec, instance)).tags[ACTION_TAG] == "step_0"
+    never = changed(model.spec, promotion=PromotionPart(windows=("mon 00:00-00:01",), timezone="Pacific/Kiritimati"))
+    assert HoldReason.OUTSIDE_WINDOW in sentence(tick(never, instance))
+    assert model.parts().rollout.state(release).steps == ()  # type: ignore[union-attr]
+
+
+def test_harm_freezes_once_where_the_policy_says_so_and_a_person_may_still_roll_back(
+    make_model: Callable[..., Model], instance: dg.DagsterInstance
+) -> None:
+    model = make_model(ramp={"on_harm": "freeze"}, gate={"alpha": 0.2})
+    model.champion()
+    model.deploy(release := model.release(), model.register("failing"))
+    model.step(release)
+    model.step(release, 1)
+    ask_until(model, model.spec, instance, lambda text: text.startswith(HoldReason.FROZEN), "question")
+    entries = model.parts().ledger.read()
+    frozen = entries[-1]
+    assert (frozen.action, frozen.release) == (Action.FREEZE, release)
+    assert frozen.evidence_digest
+    assert "errors" in frozen.reason
+    assert sentence(tick(model.spec, instance)).startswith(f"{HoldReason.FROZEN}: Hold: frozen since")
+    assert model.parts().ledger.read() == entries, "it is noted once"
+    changed_mind = changed(model.spec, ramp=RampPart(steps=model.spec.ramp.steps, min_step_seconds=0))
+    assert request(tick(changed_mind, instance)).job_name == f"{model.spec.name}_rollback", "the YAML says rollback now"
+    state = model.parts().rollout.roll_back(release, reason="looked at it")
+    assert state.stage == "rolled_back"
+
+
+def test_a_promotion_waits_for_the_tag_of_an_approval_and_the_schedule_waits_with_it(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance
+) -> None:
+    model, release = deployed
+    model.step(release)
+    model.step(release, 1)
+    spec = changed(model.spec, promotion=PromotionPart(automatic=True, approval="required", approval_tag="go_live"))
+    ask_until(model, spec, instance, lambda text: text.startswith(HoldReason.AWAITING_APPROVAL))
+    skipped = promotion_at(model.spec, instance)
+    assert isinstance(skipped, dg.RunRequest), "without an approval asked for, the schedule goes on"
+    parts = model.parts("user:ada")
+    parts.registry.tag("2", {"go_live": "Approved"})
+    assert request(tick(spec, instance)).tags[ACTION_TAG] == "promote"
+    parts.registry.tag("2", {"go_live": "no"})
+    assert HoldReason.AWAITING_APPROVAL in sentence(tick(spec, instance))
+    parts.events.approve(release, "looked at the answers")
+    assert request(tick(spec, instance)).tags[ACTION_TAG] == "promote"
+    with pytest.raises(NotAllowed, match="only one on its ramp"):
+        parts.events.approve("20200101-000000", "who?")

@@ -1,0 +1,69 @@
+"""Rows of a served entity that nobody knows keep a read from being stored; what is known of it can only roll back."""
+
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from release_pipeline.gate.evidence import Bet
+from release_pipeline.gate.verdict import Action, HoldReason
+from release_pipeline.rollout.observer import Observed
+from release_pipeline.workspace.tracer import PREFIX
+from tests.pipeline.conftest import Model, eventually
+
+TOLERANT = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3}
+
+
+def look(model: Model, release: str) -> Observed:
+    observed = model.parts().observer.look(release)
+    assert observed is not None
+    return observed
+
+
+def with_strangers(model: Model) -> str:
+    """A release whose challenger fails at every question, and rows of somebody else."""
+    model.champion()
+    model.deploy(release := model.release(), model.register("raising"))
+    model.step(release)
+    table = model.spec.payload_table
+    traced = f"SELECT count(*) AS n FROM {table} WHERE client_request_id LIKE '{PREFIX}%'"
+    eventually(lambda: int(model.parts().workspace.warehouse.execute(traced)[0]["n"] or 0) >= 3)
+    look(model, release)
+    model.parts().workspace.warehouse.execute(
+        f"INSERT INTO {table} "
+        "(databricks_request_id, request_time, status_code, served_entity_id, response) "
+        f"SELECT uuid(), current_timestamp(), 200, 'somebody {uuid.uuid4().hex}', '{{}}' FROM range(40)"
+    )
+    return release
+
+
+def ask(model: Model, count: int) -> None:
+    before = model.counted(model.parts())
+    model.ask(count, "a question")
+    model.rows(before + count)
+
+
+@pytest.mark.slow
+def test_a_known_version_that_fails_is_rolled_back_while_rows_of_another_wait(make_model: Callable[..., Model]) -> None:
+    model = make_model(gate={"bucket_seconds": 1, "min_block_rows": 5, "metrics": [TOLERANT]}, ramp={"steps": [50]})
+    release = with_strangers(model)
+    before = look(model, release)
+    for _ in range(12):
+        ask(model, 20)
+        seen = look(model, release)
+        assert (seen.signals.unmapped_rows, seen.ingests) == (40, before.ingests), "nothing of it is stored"
+        if seen.verdict.action is not Action.HOLD:
+            break
+        assert seen.verdict.reason == HoldReason.MAPPING_UNKNOWN
+    assert seen.verdict.action is Action.ROLL_BACK
+
+
+@pytest.mark.slow
+def test_a_bucket_that_still_fills_is_not_bet_anew_at_each_look(make_model: Callable[..., Model]) -> None:
+    model = make_model(gate={"bucket_seconds": 86400, "min_block_rows": 5, "metrics": [TOLERANT]}, ramp={"steps": [50]})
+    release = with_strangers(model)
+    for _ in range(3):
+        ask(model, 20)
+        seen = look(model, release)
+        assert (seen.verdict.action, seen.verdict.reason) == (Action.HOLD, HoldReason.MAPPING_UNKNOWN)
+        assert not seen.evidence.metric("errors").account(Bet.HARM).capitals
