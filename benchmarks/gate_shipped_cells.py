@@ -71,7 +71,7 @@ def _false_rollbacks(
             commits = round(endpoint.hours * 3600 / endpoint.commit_seconds)
             rows = np.stack([by_commit(each, commits, endpoint.commit_seconds) for each in ingests], axis=1)
             for rule, make in _OTHERS.items():
-                found[rule] = make(size).hits(rows[0], rows[1]).any(axis=1)
+                found[rule] = np.asarray(make(size).hits(rows[0], rows[1]).any(axis=1))
         for rule, decided in found.items():
             events[rule] = events.get(rule, 0) + int(decided.sum())
     cell.rate("G5", "uneven", f"false rollback, {what}", events[OURS], releases, 0.05)

@@ -9,8 +9,9 @@ from release_pipeline.gate.decision import decide
 from release_pipeline.gate.evidence import EvidenceState
 from release_pipeline.gate.observations import Baseline, Observation
 from release_pipeline.gate.verdict import Signals
-from release_pipeline.spec import ModelPart, RampPart, ReleaseSpec
+from release_pipeline.spec import ModelPart, ReleaseSpec
 from release_pipeline.spec_gate import GatePart, Metric
+from release_pipeline.spec_rollout import RampPart
 
 _METRICS: Final = 4
 _TICKS: Final = 200

@@ -37,23 +37,23 @@ def make_way(rollout: "Rollout", release: str, version: str) -> list[Entry]:
     if baking:
         rollout.retire(other.release, reason=f"release {release} ends the bake of the one before")
     elif policy == "replace":
-        refuse_unfit(rollout, version)
+        refuse_rejected(rollout, version)
+        if rollout.registry.version_of_alias(rollout.spec.promotion.alias) == version:
+            raise NotAllowed(f"version {version} of {rollout.registry.name} is the champion already.")
         rollout.roll_back(other.release, reason=f"replaced by release {release}", status=SUPERSEDED)
     else:
         raise NotAllowed(f"{under_way}; wait for its end or roll it back, then materialise again.")
     return rollout.ledger.read()
 
 
-def refuse_unfit(rollout: "Rollout", version: str) -> None:
-    """Refuse a version that must not be deployed, whatever else is there.
+def refuse_rejected(rollout: "Rollout", version: str) -> None:
+    """Refuse a version that was rejected: it gets no traffic again.
 
     Raises:
-        NotAllowed: It is the champion, or it was rejected.
+        NotAllowed: It was.
     """
     name, found = rollout.registry.name, rollout.registry.get(version)
     if found is not None and found.tags.get(TAG_STATUS) == REJECTED:
         raise NotAllowed(
             f"version {version} of {name} was rejected: {found.tags.get(TAG_REASON, '')} Start a new release."
         )
-    if rollout.registry.version_of_alias(rollout.spec.promotion.alias) == version:
-        raise NotAllowed(f"version {version} of {name} is the champion already.")

@@ -65,7 +65,7 @@ class ReleaseState:
     reason: str = ""
     baseline_version: int = field(default=0)
     champion_entity: Mapping[str, Any] | None = None
-    last_at: datetime | None = None
+    last_at: datetime | None = field(default=None, compare=False)
     approved: Entry | None = None
     frozen: Entry | None = None
     paused: Entry | None = None

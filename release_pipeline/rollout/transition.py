@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from release_pipeline.clock import Clock
 from release_pipeline.errors import EndpointError, NotAllowed, Superseded, UpdateInProgress
-from release_pipeline.rollout.beginning import make_way, refuse_unfit
+from release_pipeline.rollout.beginning import make_way, refuse_rejected
 from release_pipeline.rollout.deployment import SCALE, planned, planned_rollback, sleeps_in_bake
 from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Ledger, Phase
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
@@ -285,7 +285,7 @@ class Rollout:
     def _deploy_intent(
         self, entries: list[Entry], release: str, version: str, entity: ServedEntity, table_version: int
     ) -> Entry:
-        refuse_unfit(self, version)
+        refuse_rejected(self, version)
         now = self.endpoint.read()
         champion = self.registry.version_of_alias(self.spec.promotion.alias)
         before, after = planned(self.spec, now, champion, version, entity)

@@ -226,7 +226,6 @@ def test_any_text_survives_as_parameter_and_as_literal(shared: SqlEngine, text: 
         ("SELECT 1.5e0 / 0", "DIVIDE_BY_ZERO", "try_divide"),
         ("SELECT CAST('x' AS INT)", "CAST_INVALID_INPUT", "'x'"),
         ("CREATE TABLE letters (x INT)", "TABLE_OR_VIEW_ALREADY_EXISTS", "`letters`"),
-        ("SELECT * FROM letters VERSION AS OF 1", "UNSUPPORTED_FEATURE", "table_changes"),
     ],
 )
 def test_failures_are_the_services(shared: SqlEngine, statement: str, condition: str, detail: str) -> None:

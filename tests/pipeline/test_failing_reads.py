@@ -72,9 +72,9 @@ def test_counters_that_cannot_be_compared_hold_and_take_no_evidence_with_them(
     model = make_model(gate=gate())
     release = in_ramp(model)
     counted_failures(model, release)
-    look(model, release)
     with monkeypatch.context() as patch:
         patch.setattr(InferenceTable, "errors_logged", failing)
+        look(model, release)
         ask(model, 20)
         held = look(model, release)
         total = held.evidence.metric("errors").total()
@@ -108,6 +108,7 @@ def test_counters_that_cannot_be_compared_are_a_note_where_errors_decide_nothing
     assert any("cannot be compared with the endpoint's own counters" in note for note in seen.notes)
 
 
+@pytest.mark.slow
 def test_levels_that_cannot_be_read_at_all_freeze_nothing_and_are_read_at_the_next_look(
     make_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -357,25 +357,18 @@ def test_a_tick_has_nothing_to_finish_where_nothing_is_open(ramping: tuple[Model
 @pytest.mark.slow
 def test_a_long_release_is_read_from_its_snapshot_and_comes_out_the_same(make_model: Callable[..., Model]) -> None:
     truth = f"main.default.truth_{uuid.uuid4().hex[:8]}"
+    late = {"table": truth, "badness": "label.wrong", "settle_minutes": 0}
     metrics = [
         {"name": "slow", "kind": "slow", "margin": 0.3, "threshold_ms": 1, "segments": "substr(request_id, 1, 1)"},
         {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3},
-        {
-            "name": "wrong",
-            "kind": "label",
-            "margin": 0.3,
-            "table": truth,
-            "badness": "label.wrong",
-            "settle_minutes": 0,
-        },
+        {"name": "wrong", "kind": "label", "margin": 0.3} | late,
     ]
     model = make_model(gate={"metrics": metrics})
     warehouse = model.parts().workspace.warehouse
     warehouse.execute(f"CREATE TABLE {truth} (request_id STRING, wrong DOUBLE)")
     model.champion()
-    before = model.counted(model.parts())
     model.ask(10)
-    model.rows(before + 10)
+    model.rows(10)
     model.deploy(release := model.release(), model.register("second"))
     model.step(release)
     seen = look(model, release)
@@ -400,8 +393,8 @@ def test_a_long_release_is_read_from_its_snapshot_and_comes_out_the_same(make_mo
 def test_an_edit_of_the_gate_counts_from_the_next_release(ramping: tuple[Model, str]) -> None:
     model, release = ramping
     before = ask_and_look(model, release)
-    observer = model.parts().observer
-    gate = observer.spec.gate.model_copy(update={"alpha": 0.4, "min_block_rows": 1})
-    after = replace(observer, spec=observer.spec.model_copy(update={"gate": gate})).look(release)
+    spec, edit = model.spec, {"alpha": 0.4, "min_block_rows": 1}
+    edited = spec.model_copy(update={"gate": spec.gate.model_copy(update=edit)})
+    after = replace(model.parts().observer, spec=edited).look(release)
     assert after is not None
     assert (after.evidence, after.verdict) == (before.evidence, before.verdict)

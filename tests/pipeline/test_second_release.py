@@ -67,6 +67,7 @@ def test_it_takes_the_place_of_the_first_whose_version_may_come_again(make_model
     assert {entity.version for entity in endpoint.entities} == {"1", version}
 
 
+@pytest.mark.slow
 def test_it_waits_for_the_end_of_the_first_and_the_sensor_begins_it(
     make_model: Callable[..., Model], instance: dg.DagsterInstance
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_pause_and_a_closed_window_hold_the_first_step_for_the_sensor_and_for_
     assert model.parts().rollout.state(release).steps == ()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_harm_freezes_once_where_the_policy_says_so_and_a_person_may_still_roll_back(
     make_model: Callable[..., Model], instance: dg.DagsterInstance
 ) -> None:
@@ -81,6 +82,7 @@ def test_harm_freezes_once_where_the_policy_says_so_and_a_person_may_still_roll_
     assert state.stage == "rolled_back"
 
 
+@pytest.mark.slow
 def test_a_promotion_waits_for_the_tag_of_an_approval_and_the_schedule_waits_with_it(
     deployed: tuple[Model, str], instance: dg.DagsterInstance
 ) -> None:
