@@ -197,9 +197,6 @@ class _Look:
         catalog, schema = self.spec.model.catalog, self.spec.model.schema_name
         names = {"catalog_name": catalog, "schema_name": schema, "table_name_prefix": self.spec.model.short_name}
         wanted = json.dumps({"inference_table_config": {**names, "enabled": True}})
-        if now.inference_table is None and self.permissions.exists(table):
-            # A table that a newer gateway writes does not stand in the endpoint's settings.
-            raise Unanswered(f"endpoint {now.name} does not say that it logs to {table}, which exists")
         what = f"logs to {now.inference_table}, not to {table}" if now.inference_table else "has no inference table"
         return (
             f"endpoint {now.name} {what}, so the gate would see nothing; PUT /api/2.0/serving-endpoints/{now.name}"
