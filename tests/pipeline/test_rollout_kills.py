@@ -133,9 +133,8 @@ def has_come_true(model: Model, release: str, change: Change, before: World) -> 
 
 def as_registered(model: Model, version: str) -> None:
     """A version as a new one would be: with the alias, and not rejected by the round before."""
-    registry = model.parts().registry
-    registry.set_alias("challenger", version)
-    registry.tag(version, {TAG_STATUS: "challenger"})
+    model.parts().registry.set_alias("challenger", version)
+    model.parts().registry.tag(version, {TAG_STATUS: "challenger"})
 
 
 @dataclass
