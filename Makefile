@@ -2,40 +2,60 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where `make dev` keeps what it writes; .data/demo shows what the demo did.
+DATA ?= .data/dev
 
 # Nearly 500 MB, so it is installed for the slower suites only; and apart, because mlflow changes where it finds pyspark.
 SPARK := tests/spark/requirements
 
-.PHONY: demo dev test test-all test-faults check lock setup clean
+# What makes a site of the documentation has an environment of its own, too, and needs nothing of the project's.
+DOCS := docs/requirements
+SITE ?= .data/site
+
+.PHONY: demo dev test test-all test-faults check docs screenshots lock setup clean
 
 demo: setup
 	$(BIN)/release-pipeline demo
 
 dev: setup
-	$(BIN)/release-pipeline dev
+	$(BIN)/release-pipeline dev --data $(DATA)
 
 test: setup
 	$(BIN)/pytest -n 2 -m "not slow and not exhaustive"
 
-test-all: setup $(VENV)/spark/.installed
-	$(BIN)/pytest -n 2 -m slow --ignore tests/spark
+test-all: setup $(VENV)/spark/.installed $(VENV)/docs/.installed
+	$(BIN)/pytest -n 4 --dist worksteal -m slow --ignore tests/spark
 	PYTHONPATH=$(VENV)/spark $(BIN)/pytest -m slow tests/spark
 
-# Every fault at every call of a release, and random histories: longer than an hour.
+# Every fault at every call of a release, and all random histories: more than an hour.
 test-faults: setup
-	$(BIN)/pytest -n 2 -m "slow or exhaustive" tests/faults tests/histories
+	$(BIN)/pytest -n 4 -m "slow or exhaustive" tests/faults tests/histories \
+	    tests/local_workspace/test_forked_processes.py
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# A link or an anchor that leads nowhere is an error, as every warning is.
+docs: $(VENV)/docs/.installed
+	$(VENV)/docs/bin/sphinx-build -W --keep-going -q -b html -d $(VENV)/docs/doctrees -c docs . $(SITE)
+
+# The pictures of Dagster's UI in docs/images, taken anew as an operator goes through a demo.
+screenshots: setup
+	SCREENSHOTS=docs/images $(BIN)/pytest -m slow tests/demo -k operator
+
 # Without an index address and for every supported Python, so that any mirror can serve it.
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra notifications --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml deploy/requirements.in --extra production --extra notifications --universal \
+	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements.lock \
+	    -o deploy/requirements.lock
 	$(BIN)/uv pip compile $(SPARK).in --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --upgrade -o $(SPARK).lock
+	$(BIN)/uv pip compile $(DOCS).in --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-header --upgrade -o $(DOCS).lock
 
 setup: $(VENV)/.installed
 
@@ -49,6 +69,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 $(VENV)/spark/.installed: $(SPARK).lock $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade \
 	    --target $(VENV)/spark -r $(SPARK).lock
+	touch $@
+
+$(VENV)/docs/.installed: $(DOCS).lock
+	test -x $(VENV)/docs/bin/python || $(PYTHON) -m venv $(VENV)/docs
+	$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(DOCS).lock
 	touch $@
 
 clean:

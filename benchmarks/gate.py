@@ -1,6 +1,6 @@
 """Error rates and speed of the gate's rule on simulated releases, beside other rules on the same traffic.
 
-Run as ``python -m benchmarks.gate``: seven minutes of processor time on one core. Seeds are fixed, so the figures
+Run as ``python -m benchmarks.gate``: twenty minutes of processor time on one core. Seeds are fixed, so the figures
 change only when the rule does (and the last cell's, which are times). Exits with 1 when a goal is missed.
 """
 

@@ -196,7 +196,7 @@ class _Comparison:
                 figures += self._of_load(results, concurrency)
             self._check_rows(endpoint, sent)
             first = median(starts[WORKSPACE]) / median(starts[MLFLOW])
-            memory = self._workspace.memory_mb("serving.worker"), mlflow.memory_mb()
+            memory = self._workspace.memory_mb("local_workspace.serving"), mlflow.memory_mb()
             return [
                 *figures,
                 Figure(f"{name}: first answer, workspace", median(starts[WORKSPACE]), "s"),

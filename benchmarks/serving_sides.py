@@ -73,8 +73,11 @@ class Server:
         self._process.wait()
 
     def memory_mb(self, containing: str = "") -> float:
-        """Resident memory of the process and its descendants whose command holds a text, in MB (10^6 bytes)."""
-        return sum(int(row[2]) for row in self._family() if containing in row[3]) * 1024 / 1e6
+        """Memory of the process and its descendants whose command holds a text, in MB (10^6 bytes); Linux only.
+
+        Of pages that processes share, each counts for its part (PSS): their sum is what the machine gives.
+        """
+        return sum(_shared_out_kib(row[0]) for row in self._family() if containing in row[2]) * 1024 / 1e6
 
     def cpu_seconds(self, containing: str = "") -> float:
         """Processor time so far of the same processes, to a hundredth of a second; Linux only."""
@@ -86,14 +89,19 @@ class Server:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def _family(self) -> list[list[str]]:
-        """Process id, parent, resident memory in KiB and command of the process and its descendants."""
-        listing = subprocess.run(["ps", "-axo", "pid=,ppid=,rss=,args="], capture_output=True, text=True, check=True)
-        rows = [line.split(maxsplit=3) for line in listing.stdout.splitlines()]
+        """Process id, parent and command of the process and its descendants."""
+        listing = subprocess.run(["ps", "-axo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+        rows = [line.split(maxsplit=2) for line in listing.stdout.splitlines()]
         family, before = {str(self._process.pid)}, 0
         while len(family) > before:
             before = len(family)
             family |= {row[0] for row in rows if row[1] in family}
         return [row for row in rows if row[0] in family]
+
+
+def _shared_out_kib(pid: str) -> int:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
 
 
 def free_port() -> int:

@@ -7,8 +7,8 @@ _UC = "/api/2.1/unity-catalog"
 _SQL = "/api/2.0/sql"
 _SCIM = "/api/2.0/preview/scim/v2"
 
-# Route: (call, file below tests/local_workspace, empty where no test makes the call). What stands in backticks as a
-# call is found in the test's text; other words say how the route is used.
+# Route: (call, file below tests/local_workspace). What stands in backticks as a call is in the code of that file, which
+# tests/docs/test_coverage_of_routes.py looks up; other words say how the route is used. No route is without a test.
 COVERAGE: dict[str, tuple[str, str]] = {
     "POST /serving-endpoints/{name}/invocations": ("`serving_endpoints.query`", "test_queries.py"),
     "POST /serving-endpoints/{name}/served-models/{entity}/invocations": ("`/served-models/`", "test_queries.py"),
@@ -23,7 +23,10 @@ COVERAGE: dict[str, tuple[str, str]] = {
     f"PUT {_SERVING}/{{name}}/config": ("`serving_endpoints.update_config_and_wait`", "test_endpoints.py"),
     f"PATCH {_SERVING}/{{name}}/tags": ("`serving.patch`", "test_endpoint_settings.py"),
     f"PUT {_SERVING}/{{name}}/ai-gateway": ("`serving_endpoints.put_ai_gateway`", "test_endpoint_settings.py"),
-    f"PUT {_SERVING}/{{name}}/rate-limits": ("serving_endpoints.put, the older way to limit rates", ""),
+    f"PUT {_SERVING}/{{name}}/rate-limits": (
+        "`serving_endpoints.put`, the older way to limit rates",
+        "test_unlogged_requests.py",
+    ),
     f"PATCH {_SERVING}/{{name}}/description": ("`/description`", "test_endpoint_settings.py"),
     f"GET {_SERVING}/{{name}}/served-models/{{entity}}/logs": ("`serving_endpoints.logs`", "test_endpoints.py"),
     f"GET {_SERVING}/{{name}}/served-models/{{entity}}/build-logs": (
@@ -78,8 +81,8 @@ COVERAGE: dict[str, tuple[str, str]] = {
     f"POST {_VERSIONS}/set-tag": ("`set_model_version_tag`", "test_registry.py"),
     f"DELETE {_VERSIONS}/delete-tag": ("`delete_model_version_tag`", "test_registry.py"),
     f"POST {_VERSIONS}/emit-lineage": (
-        "mlflow sends it when a version is loaded by a job or notebook on Databricks",
-        "",
+        "`emit_model_version_lineage`, which mlflow sends when a job or notebook on Databricks loads a version",
+        "test_calls_of_mlflow_itself.py",
     ),
     "GET /api/2.0/fs/files{path:path}": ("`files.download`", "test_files.py"),
     "PUT /api/2.0/fs/files{path:path}": ("`files.upload`", "test_files.py"),
@@ -112,7 +115,40 @@ COVERAGE: dict[str, tuple[str, str]] = {
         "`warehouses.get_permission_levels`",
         "test_principals.py",
     ),
+    "POST /local/tokens": ("`/local/tokens`", "test_endpoint_permissions.py"),
+    **{
+        f"{method} /api/2.0/secrets/{path}": (f"`client.secrets.{call}`", "test_secrets.py")
+        for method, path, call in (
+            ("POST", "scopes/create", "create_scope"),
+            ("GET", "scopes/list", "list_scopes"),
+            ("POST", "scopes/delete", "delete_scope"),
+            ("POST", "put", "put_secret"),
+            ("GET", "get", "get_secret"),
+            ("GET", "list", "list_secrets"),
+            ("POST", "delete", "delete_secret"),
+            ("POST", "acls/put", "put_acl"),
+            ("POST", "acls/delete", "delete_acl"),
+            ("GET", "acls/get", "get_acl"),
+            ("GET", "acls/list", "list_acls"),
+        )
+    },
     "GET /local/faults": ("`/local/faults`, read", "test_faults.py"),
+    "GET /local/resources": ("`/local/resources`, read", "test_known_resources.py"),
+    "PATCH /local/resources": ("`/local/resources`", "test_known_resources.py"),
+    "GET /api/2.0/vector-search/indexes/{name}": ("`vector_search_indexes.get_index`", "test_known_resources.py"),
+    f"GET {_UC}/connections/{{name}}": ("`connections.get`", "test_known_resources.py"),
+    f"GET {_UC}/functions/{{name}}": ("`functions.get`", "test_known_resources.py"),
+    **{
+        f"{method} /api/2.0/permissions/{kind}/{{id}}{path}": (f"`permissions.{call}`", "test_known_resources.py")
+        for kind in ("genie", "apps", "database-instances")
+        for method, path, call in (
+            ("GET", "", "get"),
+            ("PATCH or PUT", "", "update"),
+            ("GET", "/permissionLevels", "get_permission_levels"),
+        )
+    },
+    "GET /review/{endpoint}": ("a browser, and `/review/`", "test_review.py"),
+    "GET /review/files/{file}": ("the page, and `/review/files/`", "test_review.py"),
     "PATCH /local/faults": ("`set_faults`", "test_faults.py"),
     f"GET {_UC}/catalogs": ("`catalogs.list`", "test_permissions.py"),
     f"GET {_UC}/catalogs/{{name}}": ("`catalogs.get`", "test_permissions.py"),
@@ -124,6 +160,6 @@ COVERAGE: dict[str, tuple[str, str]] = {
     f"GET {_UC}/effective-permissions/{{type}}/{{full_name}}": ("`grants.get_effective`", "test_permissions.py"),
     "any /api/2.0/mlflow/{rest:path}": ("`start_run`, and all of mlflow's tracking", "test_tracking.py"),
     "any /api/3.0/mlflow/{rest:path}": ("`search_traces`, and mlflow's newer calls", "test_tracking.py"),
-    "any /ajax-api/{rest:path}": ("mlflow's own pages and the requests that they make", ""),
-    "any /static-files/{rest:path}": ("mlflow's own pages and the requests that they make", ""),
+    "any /ajax-api/{rest:path}": ("mlflow's own pages, `/ajax-api/`", "test_calls_of_mlflow_itself.py"),
+    "any /static-files/{rest:path}": ("mlflow's own pages, `/static-files/`", "test_calls_of_mlflow_itself.py"),
 }

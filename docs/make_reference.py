@@ -179,8 +179,7 @@ def routes() -> str:
     lines = ["| Route | Client call | Test |", "|---|---|---|"]
     for route in route_names():
         call, test = COVERAGE[route]
-        where = f"[{test}](../tests/local_workspace/{test})" if test else "none"
-        lines += [f"| `{route}` | {call} | {where} |"]
+        lines += [f"| `{route}` | {call} | [{test}](../tests/local_workspace/{test}) |"]
     return "\n".join(lines)
 
 

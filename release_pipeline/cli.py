@@ -1,24 +1,63 @@
-"""The command line. Exit codes: 0 done, 1 the release or the demo did not end well, 2 a mistake in what was asked."""
+"""The command line. Exit codes: 0 done, 1 it was not to be, 2 a mistake in what was asked; see docs/operating.md."""
 
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError
+from release_pipeline.exit_codes import mistakes_are_sentences
+from release_pipeline.operate.app_snippet_command import app_snippet
+from release_pipeline.operate.completion import complete_model
+from release_pipeline.operate.doctor_command import doctor
 from release_pipeline.operate.history_command import history
+from release_pipeline.operate.logs_command import logs
+from release_pipeline.operate.metrics_command import metrics
 from release_pipeline.operate.pause_commands import pause, unpause
+from release_pipeline.operate.plan_command import plan
 from release_pipeline.operate.release_commands import approve, promote, rollback, withdraw
+from release_pipeline.operate.status_command import status
 from release_pipeline.power_command import power
 from release_pipeline.preflight_command import preflight
 from release_pipeline.replay_log.command import replay
+from release_pipeline.waits import waiting
 
 DATA = ".data"
+
+#: In what order, and under which headings, `release-pipeline --help` names the commands.
+SECTIONS = {
+    "See what is there": ("status", "history", "logs", "metrics", "doctor"),
+    "Move releases": ("start", "rollback", "promote", "approve", "withdraw", "pause", "unpause"),
+    "Look ahead, before a release": ("plan", "preflight", "power", "replay", "app-snippet"),
+    "On this machine": ("dev", "demo", "workspace"),
+}
+
+
+def _examples_as_written(text: str | None) -> str:
+    """The help with click's mark before lines that are not wrapped: backspace, in raw docstrings two letters."""
+    return (text or "").replace("\\b\n", "\b\n")
+
+
+class _InSections(click.Group):
+    """A group whose help names the commands by what they are for."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command, whose examples stay as they are written."""
+        cmd.help = _examples_as_written(cmd.help)
+        super().add_command(cmd, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a list of commands per section."""
+        width = max(map(len, self.commands))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                limit = formatter.width - 6 - width
+                formatter.write_dl(
+                    [(name.ljust(width), self.commands[name].get_short_help_str(limit)) for name in names]
+                )
 
 
 def _stop_on_signals() -> None:
@@ -32,28 +71,27 @@ def _stop_on_signals() -> None:
     signal.signal(signal.SIGINT, stop)
 
 
-def _sentences(command: Callable[..., None]) -> Callable[..., None]:
-    """A user's mistake is a sentence, never a traceback."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except ReleasePipelineError as error:
-            click.echo(f"release-pipeline: {error}", err=True)
-            sys.exit(2 if isinstance(error, (SpecError, NotConfigured)) else 1)
-
-    return wrapped
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_InSections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="release-pipeline")
 def main() -> None:
-    """Releases of models and agents to Databricks Model Serving, decided by evidence."""
+    r"""Releases of models and agents to Databricks Model Serving, decided by evidence.
+
+    \b
+        release-pipeline doctor                # is everything there that a release needs?
+        release-pipeline start my_agent        # with Dagster running
+        release-pipeline status                # which version has how much traffic?
+        release-pipeline rollback my_agent --reason "wrong prices"
+
+    Exit codes: 0 done; 1 it could not be done, or was refused; 2 a mistake in what was asked. Completion with Tab in
+    bash, zsh and fish: see docs/operating.md.
+    """
+
+
+main.help = _examples_as_written(main.help)
 
 
 @main.command()
-@click.option("--port", default=5005, show_default=True, help="Port to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=5005, show_default=True, help="Port to listen on.")
 @click.option("--data", type=click.Path(path_type=Path), default=Path(DATA, "workspace"), show_default=True,
               help="Folder for everything that survives a restart.")  # fmt: skip
 @click.option("--token-file", type=click.Path(path_type=Path), default=Path(DATA, "token"), show_default=True,
@@ -71,9 +109,23 @@ def main() -> None:
               help="Derive request and assessment logs, this much later, and take feedback.")  # fmt: skip
 @click.option("--freeze-inference-tables", is_flag=True, help="No inference table gets any row.")
 @click.option("--minute-metrics", is_flag=True, help="Metrics count the last full minute, as the service's do.")
+@click.option("--processes-per-entity", type=click.IntRange(min=1), default=4, show_default=True,
+              help="Most scoring processes of an entity, whatever its workload size.")  # fmt: skip
+@click.option("--logged-environments", is_flag=True,
+              help="Run each model with the requirements that it was logged with, built by uv.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--allow-remote-clients", is_flag=True, help="Allow a --host that is not loopback.")
-def workspace(port: int, data: Path, token_file: Path, host: str, allow_remote_clients: bool, **behaviour: Any) -> None:
+@mistakes_are_sentences()
+def workspace(
+    port: int,
+    data: Path,
+    token_file: Path,
+    host: str,
+    allow_remote_clients: bool,
+    processes_per_entity: int,
+    logged_environments: bool,
+    **behaviour: Any,
+) -> None:
     r"""Serve a local Databricks workspace on loopback.
 
     It answers the unpatched clients (mlflow, databricks-sdk, the OpenAI client) with only DATABRICKS_HOST and
@@ -83,6 +135,8 @@ def workspace(port: int, data: Path, token_file: Path, host: str, allow_remote_c
         release-pipeline workspace --port 5005 --token-file token &
         export DATABRICKS_HOST=http://127.0.0.1:5005 DATABRICKS_TOKEN=$(cat token)
         python -c "from databricks.sdk import WorkspaceClient; print(WorkspaceClient().current_user.me())"
+
+    Exit codes: 0 it was stopped; 2 a mistake in what was asked, or a port that is taken.
     """
     from release_pipeline.local_workspace.server import CannotServe, ensure_token, serve
     from release_pipeline.local_workspace.settings import Faults, Settings
@@ -98,7 +152,15 @@ def workspace(port: int, data: Path, token_file: Path, host: str, allow_remote_c
         sys.exit(2)
     try:
         token = ensure_token(token_file)
-        settings = Settings(data_dir=data.resolve(), token=token, host=host, port=port, faults=faults)
+        settings = Settings(
+            data_dir=data.resolve(),
+            token=token,
+            host=host,
+            port=port,
+            faults=faults,
+            processes_per_entity=processes_per_entity,
+            logged_environments=logged_environments,
+        )
         click.echo(f"local workspace on {settings.url}, token in {token_file}; stop it with Ctrl-C")
         serve(settings, allow_remote=allow_remote_clients)
     except CannotServe as error:
@@ -106,9 +168,10 @@ def workspace(port: int, data: Path, token_file: Path, host: str, allow_remote_c
         sys.exit(2)
 
 
+_PORT = click.IntRange(1, 65535)
 _ports = [
-    click.option("--ui-port", default=3000, show_default=True, help="Port of Dagster's UI."),
-    click.option("--workspace-port", default=5005, show_default=True, help="Port of the local workspace."),
+    click.option("--ui-port", type=_PORT, default=3000, show_default=True, help="Port of Dagster's UI."),
+    click.option("--workspace-port", type=_PORT, default=5005, show_default=True, help="Port of the local workspace."),
 ]
 
 
@@ -120,15 +183,26 @@ def _with_ports(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command()
 @_with_ports
-@_sentences
-def dev(ui_port: int, workspace_port: int) -> None:
-    """Start the local workspace and Dagster, and stay until Ctrl-C."""
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path(DATA, "dev"), show_default=True,
+              help="Folder for everything that is written; .data/demo shows what the demo did.")  # fmt: skip
+@mistakes_are_sentences()
+def dev(ui_port: int, workspace_port: int, data: Path) -> None:
+    r"""Start the local workspace and Dagster, and stay until Ctrl-C.
+
+    \b
+        release-pipeline dev
+        release-pipeline dev --ui-port 3001 --data .data/demo
+
+    Exit codes: 0 it was stopped; 1 one of the two ended, or did not answer; 2 a mistake in what was asked, or a port
+    that is taken.
+    """
     from release_pipeline.demo.stack import Stack
 
     _stop_on_signals()
-    stack = Stack(Path.cwd(), Path(DATA, "dev").resolve(), ui_port, workspace_port, echo=True)
+    stack = Stack(Path.cwd(), data.resolve(), ui_port, workspace_port, echo=True)
     try:
-        stack.start(click.echo)
+        with waiting("until both answer"):
+            stack.start(click.echo)
         click.echo(
             f"\nDagster's UI: {stack.ui_url}\nlocal workspace: DATABRICKS_HOST={stack.host} "
             f"DATABRICKS_TOKEN=$(cat {stack.token_file})\n"
@@ -146,9 +220,16 @@ def dev(ui_port: int, workspace_port: int) -> None:
 @main.command()
 @_with_ports
 @click.option("--keep", is_flag=True, help="Keep Dagster and the local workspace running at the end, until Ctrl-C.")
-@_sentences
+@mistakes_are_sentences()
 def demo(ui_port: int, workspace_port: int, keep: bool) -> None:
-    """Tell the whole story on this machine: a good release is promoted, a bad one is rolled back."""
+    r"""Tell the whole story on this machine: a good release is promoted, a bad one is rolled back.
+
+    \b
+        release-pipeline demo
+        release-pipeline demo --keep
+
+    Exit codes: 0 it went as told; 1 it did not, or was stopped; 2 a mistake in what was asked, or a port that is taken.
+    """
     import shutil
 
     from rich.console import Console
@@ -169,7 +250,8 @@ def demo(ui_port: int, workspace_port: int, keep: bool) -> None:
     stack = Stack(Path.cwd(), data, ui_port, workspace_port)
     wrong = ["stopped before its end"]
     try:
-        stack.start(say)
+        with waiting("until both answer"):
+            stack.start(say)
         story = Story(stack, say)
         ended = story.run()
         answers, entries = story.answers(), story.parts.ledger.read()
@@ -183,7 +265,11 @@ def demo(ui_port: int, workspace_port: int, keep: bool) -> None:
             while True:
                 stack.check()
                 time.sleep(1)
-        say("[green]alias, endpoint and ledger agree[/]; see it in the UI with: make dev" if not wrong else "failed")
+        say(
+            f"[green]alias, endpoint and ledger agree[/]; see it in the UI with: make dev DATA={DATA}/demo"
+            if not wrong
+            else "failed"
+        )
     except KeyboardInterrupt:
         say("stopped")
     finally:
@@ -193,27 +279,52 @@ def demo(ui_port: int, workspace_port: int, keep: bool) -> None:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--source", default="", help="Another Python file beside the YAML, for this release only.")
 @click.option("--config", default="", help="Another configuration file beside the YAML, for this release only.")
 @click.option("--force", is_flag=True, help="Release although the same content was rejected before.")
 @click.option("--dagster", "dagster_url", default="http://127.0.0.1:3000", show_default=True, help="Dagster's address.")
-@_sentences
+@mistakes_are_sentences()
 def start(model: str, source: str, config: str, force: bool, dagster_url: str) -> None:
-    """Start a release of MODEL in a running Dagster."""
+    r"""Start a release of MODEL in a running Dagster.
+
+    \b
+        release-pipeline start my_agent
+        release-pipeline start my_agent --config candidate.yaml --dagster http://127.0.0.1:3001
+
+    Exit codes: 0 it has begun, and its run decides how it ends; 1 Dagster did not answer, has no such model, or
+    refused; 2 a mistake in what was asked.
+    """
+    if not dagster_url.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{dagster_url} is no address; write http://host:port.", param_hint="--dagster")
     from release_pipeline.demo.dagster_api import DagsterApi
 
     release = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     run_config = {"ops": {f"{model}__logged_model": {"config": {"source": source, "config": config, "force": force}}}}
-    run_id = DagsterApi(dagster_url).start_release(model, release, run_config)
+    with waiting(f"until Dagster at {dagster_url} has started the run"):
+        run_id = DagsterApi(dagster_url.rstrip("/")).start_release(model, release, run_config)
     click.echo(f"release {release} of {model} started: {dagster_url}/runs/{run_id}")
 
 
 main.add_command(replay)
 main.add_command(power)
-for operator in (history, rollback, promote, approve, withdraw, pause, unpause):
+for operator in (
+    doctor,
+    status,
+    history,
+    logs,
+    metrics,
+    app_snippet,
+    rollback,
+    promote,
+    approve,
+    withdraw,
+    pause,
+    unpause,
+):
     main.add_command(operator)
 main.add_command(preflight)
+main.add_command(plan)
 
 
 if __name__ == "__main__":

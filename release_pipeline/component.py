@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
+from release_pipeline.scaffold.scaffolder import ReleaseScaffolder
 from release_pipeline.spec import ReleaseSpec, parse_spec
+from release_pipeline.spec_file import check_keys
+from release_pipeline.spec_lines import Lines, lines_in
+from release_pipeline.spec_schema import written_schema
+from release_pipeline.spec_templates import resolved
 
 if TYPE_CHECKING:
     from dagster import ComponentLoadContext
@@ -20,30 +25,26 @@ class _Attributes(BaseModel):
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The schema that editors and ``dg check yaml`` use: the specification's, templates allowed everywhere."""
-        return dict(_allow_templates(ReleaseSpec.model_json_schema()))
+        return written_schema(ReleaseSpec.model_json_schema())
 
 
-_TEMPLATE = {"type": "string", "pattern": r"\{\{.*\}\}"}
+def _source(context: "ComponentLoadContext", folder: Path) -> tuple[Path, Lines | None]:
+    """The file that is being loaded, and where in it a field stands; no lines where Dagster names no file."""
+    tree = context.resolution_context.source_position_tree
+    file = Path(tree.position.filename) if tree else folder / "defs.yaml"
+    if not file.is_file():
+        return file, None
+    text = file.read_text(encoding="utf-8")
+    check_keys(text, file)
+    document = context.component_path.instance_key
+    return file, lines_in(text, document if isinstance(document, int) else 0)
 
 
-def _allow_templates(schema: Any) -> Any:
-    """The same schema with a template (``{{ env.NAME }}``) in place of any number or choice, and YAML's bare on/off."""
-    if isinstance(schema, list):
-        return [_allow_templates(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    changed = {key: _allow_templates(value) for key, value in schema.items()}
-    if "enum" in changed and {"on", "off"} == set(changed["enum"]):
-        return {"anyOf": [changed, {"type": "boolean"}, _TEMPLATE]}
-    if changed.get("type") in ("integer", "number", "boolean") or "enum" in changed:
-        return {"anyOf": [changed, _TEMPLATE]}
-    return changed
-
-
+@dg.scaffold_with(ReleaseScaffolder)
 class ReleasePipelineComponent(dg.Component):
     """Releases of one model or agent to a Databricks serving endpoint, from log to alias.
 
-    See docs/reference.md for the attributes.
+    Scaffold one and release it as it is; `dg utils inspect-component` shows every attribute and its bounds.
     """
 
     def __init__(self, spec: ReleaseSpec, folder: Path) -> None:
@@ -63,9 +64,10 @@ class ReleasePipelineComponent(dg.Component):
             SpecError: One sentence per problem.
         """
         written = attributes.model_dump() if attributes else {}
-        resolved = context.resolution_context.resolve_value(written)
+        attributes_now = resolved(written, context.resolution_context)
         folder = Path(context.path) if Path(context.path).is_dir() else Path(context.path).parent
-        return cls(parse_spec(resolved, file=folder / "defs.yaml"), folder)
+        file, lines = _source(context, folder)
+        return cls(parse_spec(attributes_now, file=file, lines=lines), folder)
 
     def build_defs(self, context: "ComponentLoadContext") -> dg.Definitions:
         """The definitions of this model."""

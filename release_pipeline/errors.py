@@ -14,6 +14,7 @@
     │   ├── EndpointError          a serving endpoint refused or failed an operation
     │   │   ├── UpdateInProgress   the endpoint is busy with another update
     │   │   └── UpdateFailed       the new configuration did not become ready
+    │   ├── NoAnswer               a write was not answered, or may be tried again
     │   ├── RegistryError          the model registry refused an operation
     │   └── Unanswered             the workspace does not say what somebody may do
     └── ReleaseError               a release cannot go on
@@ -21,6 +22,7 @@
         ├── Quarantined            the same code, config and requirements were rejected before
         ├── NotVerified            a read-back differs from what was written
         ├── Superseded             the state is no longer the one that was decided on
+        │   └── WroteLate          and something was written before that was known
         ├── Queued                 the release waits for the end of another
         └── NotAllowed             the gate, or the ledger, does not allow the action
 
@@ -76,12 +78,20 @@ class EndpointError(WorkspaceError):
     """A serving endpoint refused or failed an operation."""
 
 
+class EndpointHidden(WorkspaceError):
+    """The endpoint is there, and its settings may not be seen."""
+
+
 class UpdateInProgress(EndpointError):
     """The endpoint is busy with another update."""
 
 
 class UpdateFailed(EndpointError):
     """The new configuration did not become ready."""
+
+
+class NoAnswer(WorkspaceError):
+    """A write was not answered, or may be tried again; what was asked may have been done."""
 
 
 class RegistryError(WorkspaceError):
@@ -112,6 +122,10 @@ class Superseded(ReleaseError):
     """The state is no longer the one that was decided on."""
 
 
+class WroteLate(Superseded):
+    """The state is no longer the one that was decided on, and something was written before that was known."""
+
+
 class Queued(ReleaseError):
     """The release waits for the end of another one of the same model."""
 
@@ -120,7 +134,27 @@ class NotAllowed(ReleaseError):
     """The gate, or the ledger, does not allow the action."""
 
 
-def first_sentence(error: Exception) -> str:
-    """What another library's error says, without the client's configuration that the Databricks SDK adds."""
+# By the names of the Databricks SDK's errors, which is not imported here; these mean the same whatever was asked.
+_REMEDIES = {
+    "Unauthenticated": "the credentials are wrong or have ended: check DATABRICKS_TOKEN, or the profile",
+    "TooManyRequests": "wait and try again, or raise the rate limits of the endpoint's AI Gateway",
+}
+
+
+def first_sentence(error: BaseException) -> str:
+    """What another library's error says, and what to do where that is known.
+
+    It is without the client's configuration that the Databricks SDK adds. Of a call that was tried until its time was
+    over it is what the service said last.
+    """
+    cause = error.__cause__
+    if isinstance(error, TimeoutError) and getattr(cause, "error_code", None):
+        assert cause is not None
+        return f"{first_sentence(cause)} ({_line(error)})"
+    remedies = [_REMEDIES[each.__name__] for each in type(error).__mro__ if each.__name__ in _REMEDIES]
+    return "; ".join([_line(error), *remedies])
+
+
+def _line(error: BaseException) -> str:
     lines = str(error).split(" Config: host=")[0].strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError
+from release_pipeline.errors import SpecError
+from release_pipeline.exit_codes import mistakes_are_sentences
+from release_pipeline.waits import waiting
 
 if TYPE_CHECKING:
     from release_pipeline.gate.power_plan import Plan, Traffic
@@ -86,6 +88,9 @@ def power(
         release-pipeline power defs.yaml --days 7 --plot power.svg
 
     With --rate nothing is asked of a workspace.
+
+    Exit codes: 0 it is told, whatever the gate can show; 1 with --days, the workspace could not be read; 2 a mistake in
+    what was asked.
     """
     if (rate is None) == (days is None):
         raise click.UsageError("say how much traffic there is: either --rate, such as 10/s, or --days, such as 7.")
@@ -93,7 +98,7 @@ def power(
         raise click.UsageError("--segments goes with --rate; with --days the tables tell the segments.")
     if plot is not None and plot.suffix != ".svg":
         raise click.BadParameter(f"{plot} must end in .svg; the plot is written as SVG.", param_hint="--plot")
-    try:
+    with mistakes_are_sentences(), waiting("measuring the traffic" if days is not None else "planning"):
         from release_pipeline.gate.planner import adjusted, plan, usual_traffic
         from release_pipeline.spec_file import read_spec
 
@@ -105,9 +110,6 @@ def power(
             traffic = _measured(spec, days or 0.0)
         lag = None if lag_minutes is None else 60 * lag_minutes
         _show(plan(spec, adjusted(traffic, levels=levels, rows=rows, lag_seconds=lag)), as_json, plot)
-    except ReleasePipelineError as error:
-        click.echo(f"release-pipeline: {error}", err=True)
-        sys.exit(2 if isinstance(error, (SpecError, NotConfigured)) else 1)
 
 
 def _known(

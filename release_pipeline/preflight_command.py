@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError
+from release_pipeline.exit_codes import mistakes_are_sentences
+from release_pipeline.waits import waiting
 
 
 @click.command()
@@ -19,13 +20,12 @@ def preflight(defs_yaml: Path, as_json: bool) -> None:
         release-pipeline preflight --spec defs.yaml
 
     Every failure is told at once, each with the grant or the call that mends it. What cannot be told is a warning. It
-    asks as whoever runs it: run it with the credentials that the releases run with. Exit code 1 where something failed.
+    asks as whoever runs it: run it with the credentials that the releases run with.
+
+    Exit codes: 0 nothing failed; 1 something did; 2 the YAML or the credentials are wrong.
     """
-    try:
+    with mistakes_are_sentences(), waiting("asking the workspace what a release needs"):
         failed = _preflight(defs_yaml, as_json)
-    except ReleasePipelineError as error:
-        click.echo(f"release-pipeline: {error}", err=True)
-        sys.exit(2 if isinstance(error, (SpecError, NotConfigured)) else 1)
     if failed:
         sys.exit(1)
 

@@ -4,7 +4,6 @@ Every default is safe: sensors are off, nothing scales, nothing is promoted with
 :func:`parse_spec` is the one way from a mapping to a :class:`ReleaseSpec`.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +11,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from release_pipeline.errors import SpecError
+from release_pipeline.spec_endpoint import EndpointPart
 from release_pipeline.spec_gate import IDENTIFIER, GatePart, Strict
+from release_pipeline.spec_lines import Lines
 from release_pipeline.spec_notifications import NotificationsPart
 from release_pipeline.spec_rollout import AutomationPart, PromotionPart, RampPart
-from release_pipeline.spec_sentences import SECRET_WORD, sentence
-
-_ENDPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_SECRET_REFERENCE = re.compile(r"\{\{secrets/[^/{}\s]+/[^/{}\s]+\}\}")
+from release_pipeline.spec_sentences import sentences
 
 
 class Resource(Strict):
@@ -41,8 +39,10 @@ class ModelPart(Strict):
 
     registered_name: str = Field(description="Unity Catalog name, `catalog.schema.model`.")
     source: str = Field(description="Python file that calls mlflow.models.set_model, relative to this YAML.")
-    config: str | None = Field(
-        default=None, description="YAML file with the model's own parameters (mlflow ModelConfig)."
+    config: str | dict[str, Any] | None = Field(
+        default=None,
+        description="The model's own parameters (mlflow ModelConfig): a YAML file, or the mapping itself. No secrets: "
+        "they are logged.",
     )
     requirements: tuple[str, ...] = Field(
         default=("mlflow",), description="pip requirements of the serving environment."
@@ -91,7 +91,8 @@ class EvaluationPart(Strict):
     )
     scorers: tuple[str, ...] = Field(
         default=("answered",),
-        description="Built-in `answered`, `contains_expected`, or `file.py:function` of a scorer beside this YAML.",
+        description="Built-in `answered`, `contains_expected`, a class of `mlflow.genai.scorers` such as `Safety`, or "
+        "`file.py:function` of a scorer beside this YAML.",
     )
     thresholds: dict[str, float] = Field(
         default_factory=dict, description="Lowest mean per scorer, in [0, 1]; below it the release stops."
@@ -103,6 +104,26 @@ class EvaluationPart(Strict):
         default=0.02, ge=0, le=1, description="How much lower than the champion's mean a scorer may be."
     )
 
+    @field_validator("scorers")
+    @classmethod
+    def _names_of_their_own(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = [name.rpartition(":")[2] for name in value]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two scorers are named {twice}, which MLflow could not tell apart; rename one function")
+        return value
+
+    @model_validator(mode="after")
+    def _thresholds_of_scorers(self) -> "EvaluationPart":
+        for name, least in self.thresholds.items():
+            if name not in self.scorers:
+                raise ValueError(
+                    f"thresholds names {name}, which is none of scorers ({', '.join(self.scorers)}), so that nothing "
+                    "would be held to it; correct the name, or add the scorer"
+                )
+            if not 0 <= least <= 1:
+                raise ValueError(f"thresholds.{name} is {least:g}; means are from 0 to 1")
+        return self
+
 
 class PredeployPart(Strict):
     """A prediction in a clean environment before anything is registered."""
@@ -111,38 +132,6 @@ class PredeployPart(Strict):
         default="uv", description="`uv` builds the logged requirements anew; `local` uses this interpreter."
     )
     timeout_seconds: int = Field(default=600, ge=10, le=3600, description="Limit for building and predicting.")
-
-
-class EndpointPart(Strict):
-    """The serving endpoint that the release goes to."""
-
-    name: str = Field(default="", description="Endpoint name; empty means agents_<catalog>-<schema>-<model>.")
-    workload_size: Literal["Small", "Medium", "Large"] = Field(default="Small", description="Compute size.")
-    scale_to_zero: bool = Field(default=False, description="Let an idle served entity stop.")
-    environment: dict[str, str] = Field(
-        default_factory=dict, description="Environment variables; secrets only as {{secrets/scope/key}}."
-    )
-    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the endpoint.")
-    tracing: bool = Field(default=True, description="Record an MLflow trace per request (ENABLE_MLFLOW_TRACING).")
-    ready_timeout_seconds: int = Field(
-        default=1800, ge=10, le=7200, description="How long an update may take; the service needs up to 30 minutes."
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        if value and not _ENDPOINT_NAME.fullmatch(value):
-            raise ValueError("must be 1 to 63 letters, digits, hyphens and underscores")
-        return value
-
-    @field_validator("environment")
-    @classmethod
-    def _no_clear_secrets(cls, value: dict[str, str]) -> dict[str, str]:
-        for key, text in value.items():
-            if SECRET_WORD.search(key) and not _SECRET_REFERENCE.fullmatch(text):
-                # The value is never repeated in the message.
-                raise ValueError(f"{key} looks like a secret; write it as a reference {{{{secrets/scope/key}}}}")
-        return value
 
 
 class ReleaseSpec(Strict):
@@ -202,37 +191,41 @@ class ReleaseSpec(Strict):
         return f"{self.model.registered_name}_release_evidence"
 
 
-def parse_spec(attributes: Mapping[str, Any], *, file: Path, with_model: bool = True) -> ReleaseSpec:
+def parse_spec(
+    attributes: Mapping[str, Any], *, file: Path, with_model: bool = True, lines: Lines | None = None
+) -> ReleaseSpec:
     """Validate the attributes of one ``defs.yaml``.
 
     Args:
         attributes: The mapping under ``attributes:`` with templates already resolved.
         file: The YAML file, for messages and for the files it names.
         with_model: Whether those files must exist.
+        lines: Where in the file a field stands.
 
     Raises:
-        SpecError: One sentence per problem: file, release, field, value, bound, and what to do.
+        SpecError: One sentence per problem: file, line, release, field, value, bound, and what to do.
     """
     name = attributes.get("name", "?")
+
+    def at(place: tuple[str | int, ...]) -> str:
+        line = lines(place) if lines else None
+        return f"{file}:{line}: release {name}: " if line else f"{file}: release {name}: "
+
     try:
         spec = ReleaseSpec.model_validate(dict(attributes))
     except ValidationError as error:
-        found = error.errors()
-        # A list whose items are wrong is said to be too short as well, which it is not.
-        held = {problem["loc"][:length] for problem in found for length in range(len(problem["loc"]))}
-        told = [problem for problem in found if problem["type"] != "too_short" or problem["loc"] not in held]
-        problems = "\n".join(sentence(dict(problem)) for problem in told)
-        raise SpecError(f"{file}: release {name}: {problems}") from None
-    named = {
-        "model.source": spec.model.source,
-        "model.config": spec.model.config,
-        "evaluation.dataset": spec.evaluation.dataset,
-        **{f"model.code_paths.{index}": path for index, path in enumerate(spec.model.code_paths)},
+        told = sentences(error, attributes, ReleaseSpec)
+        raise SpecError("\n".join(f"{at(place)}{sentence}" for place, sentence in told)) from None
+    named: dict[tuple[str | int, ...], str | None] = {
+        ("model", "source"): spec.model.source,
+        ("model", "config"): spec.model.config if isinstance(spec.model.config, str) else None,
+        ("evaluation", "dataset"): spec.evaluation.dataset,
+        **{("model", "code_paths", index): path for index, path in enumerate(spec.model.code_paths)},
     }
-    for field, relative in named.items():
+    for place, relative in named.items():
         if with_model and relative is not None and not (file.parent / relative).exists():
             raise SpecError(
-                f"{file}: release {spec.name}: field `{field}` names {relative}, which does not exist; "
+                f"{at(place)}field `{'.'.join(map(str, place))}` names {relative}, which does not exist; "
                 f"paths are relative to {file.parent}."
             )
     return spec

@@ -1,7 +1,8 @@
-"""Whether a cron expression of five fields can ever fire; Dagster, which fires it, has no public check of its own."""
+"""When a cron expression of five fields can fire; Dagster, which fires it, has no public check of its own."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime, time, timedelta
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -28,6 +29,39 @@ def can_fire(expression: str) -> bool:
         return False
     fields = [_values(text, *bounds) for text, bounds in zip(texts, _FIELDS, strict=True)]
     return all(fields) and any(day <= _LONGEST[month - 1] for day in fields[2] for month in fields[3])
+
+
+def week_minutes(expression: str) -> set[tuple[int, int]]:
+    """Weekdays (0 is Monday) and minutes of the day at which an expression that :func:`can_fire` may fire, some year.
+
+    Where days of the month are named, any weekday comes in time.
+    """
+    texts = expression.lower().split()
+    minutes, hours, _, _, weekdays = (_values(text, *bounds) for text, bounds in zip(texts, _FIELDS, strict=True))
+    days = {(day - 1) % 7 for day in weekdays} if texts[2] == "*" else set(range(7))
+    return {(day, hour * 60 + minute) for day in days for hour in hours for minute in minutes}
+
+
+def next_times(expression: str, after: datetime) -> Iterator[datetime]:
+    """The wall-clock times behind ``after``, which has no zone, at which an expression that can fire does.
+
+    As cron has it: where a day of the month and a weekday are both named, either will do.
+    """
+    texts = expression.lower().split()
+    minutes, hours, days, months, weekdays = (
+        _values(text, *bounds) for text, bounds in zip(texts, _FIELDS, strict=True)
+    )
+    any_day, any_weekday = texts[2] == "*", texts[4] == "*"
+    day = after.date()
+    while True:
+        by_day, by_weekday = day.day in days, day.isoweekday() in weekdays or day.isoweekday() % 7 in weekdays
+        named = by_day and by_weekday if any_day or any_weekday else by_day or by_weekday
+        if named and day.month in months:
+            for hour in sorted(hours):
+                yield from (
+                    at for minute in sorted(minutes) if (at := datetime.combine(day, time(hour, minute))) > after
+                )
+        day += timedelta(days=1)
 
 
 def _values(text: str, low: int, high: int, names: Sequence[str]) -> set[int]:

@@ -5,6 +5,8 @@ from typing import Any
 
 from release_pipeline.errors import SpecError
 from release_pipeline.spec import ReleaseSpec, parse_spec
+from release_pipeline.spec_lines import lines_in, written_twice
+from release_pipeline.spec_templates import resolved
 
 _TYPE = "release_pipeline.ReleasePipelineComponent"
 
@@ -27,25 +29,50 @@ def read_spec(file: Path, *, with_model: bool = True) -> ReleaseSpec:
     try:
         text = path.read_text(encoding="utf-8")
         documents = list(yaml.safe_load_all(text))
+        check_keys(text, path)
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read ({type(error).__name__}); name a release's defs.yaml.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}: is not YAML{where}; mend it there.") from None
-    releases = [each for each in documents if isinstance(each, dict) and each.get("type", _TYPE) == _TYPE]
-    found = [each.get("attributes", each) for each in releases]
-    if len(found) != 1 or not isinstance(found[0], dict):
+        where = f":{mark.line + 1}" if mark else ""
+        raise SpecError(
+            f"{path}{where}: is not YAML ({getattr(error, 'problem', None) or 'not readable'}); mend it there."
+        ) from None
+    found = {
+        index: each.get("attributes", each)
+        for index, each in enumerate(documents)
+        if isinstance(each, dict) and each.get("type", _TYPE) == _TYPE
+    }
+    if len(found) != 1 or not all(isinstance(each, dict) for each in found.values()):
         raise SpecError(f"{path}: has {len(found)} releases of type {_TYPE} with attributes; it must have one.")
-    attributes: dict[str, Any] = found[0]
-    return parse_spec(_resolved(attributes, path) if "{{" in text else attributes, file=path, with_model=with_model)
+    ((document, attributes),) = found.items()
+    return parse_spec(
+        _resolved(attributes, path) if "{{" in text else attributes,
+        file=path,
+        with_model=with_model,
+        lines=lines_in(text, document),
+    )
+
+
+def check_keys(text: str, path: Path) -> None:
+    """Refuse what YAML itself lets pass.
+
+    Raises:
+        SpecError: A mapping has a key twice.
+        yaml.YAMLError: The text is not YAML.
+    """
+    if twice := written_twice(text):
+        key, line = twice
+        raise SpecError(
+            f"{path}:{line}: `{key}` is written twice, and only this one would count; remove one of the two."
+        )
 
 
 def _resolved(attributes: dict[str, Any], path: Path) -> dict[str, Any]:
     import dagster as dg
 
     try:
-        return dict(dg.ResolutionContext.default().resolve_value(attributes))
+        return resolved(attributes, dg.ResolutionContext.default())
     except Exception as error:
         # Whatever a template raises is the user's to mend.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -22,7 +22,9 @@ class NotificationsPart(Strict):
     )
     about: tuple[Topic, ...] = Field(default=TOPICS, description="What is told.")
     hold_minutes: float = Field(
-        default=120, gt=0, description="A release that has held for longer on one step is told once per reason."
+        default=120,
+        gt=0,
+        description="A release that has held for longer for one reason is told, once per step and reason.",
     )
 
     @field_validator("addresses_variable")

@@ -1,11 +1,13 @@
 """The parts of a release's YAML that say how it moves: its ramp, its promotion, and what runs by itself."""
 
+from datetime import datetime
+from itertools import islice
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from release_pipeline.spec_cron import can_fire
+from release_pipeline.spec_cron import can_fire, next_times, week_minutes
 from release_pipeline.spec_gate import IDENTIFIER, Strict
 from release_pipeline.spec_windows import Window, parse_window
 
@@ -102,6 +104,20 @@ class PromotionPart(Strict):
             raise ValueError("must be a cron expression of five fields, such as 0 9 * * 1-5")
         return value
 
+    @model_validator(mode="after")
+    def _schedule_within_windows(self) -> "PromotionPart":
+        windows = self.open_windows
+        if self.schedule is None or not windows:
+            return self
+        if any(window.holds(day, minute) for day, minute in week_minutes(self.schedule) for window in windows):
+            return self
+        now = datetime.now(ZoneInfo(self.timezone)).replace(tzinfo=None)
+        tries = ", ".join(f"{at:%a %Y-%m-%d %H:%M}" for at in islice(next_times(self.schedule, now), 3))
+        raise ValueError(
+            f"schedule {self.schedule!r} never falls into windows {', '.join(self.windows)} ({self.timezone}), so that "
+            f"nothing would ever be promoted by it; its next tries are {tries}; move one of the two"
+        )
+
     @property
     def open_windows(self) -> tuple[Window, ...]:
         """The windows, parsed."""
@@ -122,7 +138,8 @@ class AutomationPart(Strict):
         default=8,
         ge=1,
         le=1000,
-        description="Failed runs of one step, or of the promotion, after which the release is rolled back.",
+        description="Failed runs of one step, or of the promotion, after which the release is rolled back, or frozen: "
+        "where `ramp.on_harm` says so, and in a first release that serves already.",
     )
 
     drift_sensor: Literal["on", "off"] = Field(

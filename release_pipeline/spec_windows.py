@@ -37,11 +37,14 @@ class Window:
 
     def contains(self, local: datetime) -> bool:
         """Whether a wall-clock time lies in it."""
-        minute = local.hour * 60 + local.minute
+        return self.holds(local.weekday(), local.hour * 60 + local.minute)
+
+    def holds(self, weekday: int, minute: int) -> bool:
+        """Whether a minute of the day lies in it on a weekday, 0 is Monday."""
         if self.start < self.end:
-            return local.weekday() in self.days and self.start <= minute < self.end
-        began_today = local.weekday() in self.days and minute >= self.start
-        return began_today or ((local.weekday() - 1) % 7 in self.days and minute < self.end)
+            return weekday in self.days and self.start <= minute < self.end
+        began_today = weekday in self.days and minute >= self.start
+        return began_today or ((weekday - 1) % 7 in self.days and minute < self.end)
 
 
 def parse_window(text: str) -> Window:

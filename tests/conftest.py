@@ -10,11 +10,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 from databricks.sdk import WorkspaceClient
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 # Long enough for a loaded machine; nothing is measured against it.
 _START_SECONDS = 90
@@ -120,6 +123,15 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorks
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         yield running
     running.stop()
+
+
+@pytest.fixture
+def instance() -> Iterator["DagsterInstance"]:
+    """Dagster's storage in memory, with its temporary folder removed at the end."""
+    from dagster import DagsterInstance
+
+    with DagsterInstance.ephemeral() as made:
+        yield made
 
 
 @pytest.fixture

@@ -6,15 +6,17 @@ import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failed_run
 from release_pipeline.assets.deployed_endpoint import prove_challenger, send_tracers
-from release_pipeline.errors import NotAllowed, ReleasePipelineError
+from release_pipeline.errors import NotAllowed, ReleasePipelineError, StatementFailed
 from release_pipeline.gate.verdict import Action as GateAction
 from release_pipeline.gate.verdict import HoldReason
 from release_pipeline.report.metadata import canary_metadata, plotted
 from release_pipeline.rollout.ledger import Action
 from release_pipeline.rollout.observer import Observed
+from release_pipeline.rollout.open_move import stopped
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import Stage
 from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.counting import without_rows
 
 CHECK = "gate"
 
@@ -49,10 +51,8 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             # on the ramp freezes the levels of late metrics, which may take longer than a tick of the sensor.
             same = parts.rollout.state(release) == before.release
             after = look(parts, release, ingest=same or not before.release.steps)
-            if after.release.stage in (Stage.RAMPING, Stage.PROMOTED) and (
-                after.release.step != before.release.step or after.verdict.reason == HoldReason.MAPPING_UNKNOWN
-            ):
-                send_tracers(parts, spec, after.release)
+            if warning := renew_tracers(parts, spec, before, after):
+                context.log.warning(warning)
         except ReleasePipelineError as error:
             raise failed_run(context, error) from error
         context.log.info(before.verdict.sentence)
@@ -63,6 +63,23 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         )
 
     return canary_traffic
+
+
+def renew_tracers(parts: Parts, spec: ReleaseSpec, before: Observed, after: Observed) -> str:
+    """Send tracers after a step, and where an entity is not known; a sentence where they could not be noted.
+
+    The step is done by then, and must not look as if it had failed.
+    """
+    stepped = after.release.step != before.release.step
+    wanted = stepped or after.verdict.reason == HoldReason.MAPPING_UNKNOWN
+    if after.release.stage not in (Stage.RAMPING, Stage.PROMOTED) or not wanted:
+        return ""
+    try:
+        send_tracers(parts, spec, after.release)
+    except StatementFailed as error:
+        failed = without_rows(error, "Noting tracers")
+        return f"No tracers were sent: {failed} They are sent again when a row's entity is not known."
+    return ""
 
 
 def look(parts: Parts, release: str, *, ingest: bool = False) -> Observed:
@@ -80,13 +97,14 @@ def look(parts: Parts, release: str, *, ingest: bool = False) -> Observed:
 def take_step(parts: Parts, spec: ReleaseSpec, release: str) -> Observed:
     """Finish what is open, or take the next step where the gate allows it; returns what was seen before.
 
-    The first step needs no evidence. Nothing happens where the verdict is to hold.
+    An open step that does harm is taken back instead; one of which nothing was done, and that is held by now, is
+    closed. The first step needs no evidence. Nothing happens where the verdict is to hold.
     """
     observed = look(parts, release, ingest=True)
     state = observed.release
     config = observed.endpoint.config_version if observed.endpoint else 0
     if state.open_intent is not None:
-        if state.open_intent.action in (Action.DEPLOY, Action.SET_TRAFFIC):
+        if state.open_intent.action in (Action.DEPLOY, Action.SET_TRAFFIC) and not stopped(parts.rollout, observed):
             parts.rollout.resume(release)
         return observed
     if observed.verdict.action is not GateAction.ADVANCE:

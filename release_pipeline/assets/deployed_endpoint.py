@@ -6,14 +6,24 @@ from typing import Any
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.errors import EndpointError, Queued, ReleaseError, ReleasePipelineError, first_sentence
+from release_pipeline.errors import (
+    EndpointError,
+    NotAllowed,
+    Quarantined,
+    Queued,
+    ReleaseError,
+    ReleasePipelineError,
+    first_sentence,
+)
+from release_pipeline.report.metadata import link_metadata
 from release_pipeline.report.preflight_table import preflight_metadata
 from release_pipeline.rollout.parts import Parts
-from release_pipeline.rollout.preflight import preflight
+from release_pipeline.rollout.preflight import await_update, preflight
 from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.endpoint import ServedEntity
-from release_pipeline.workspace.tracer import send_tracer
+from release_pipeline.workspace.links import endpoint_links
+from release_pipeline.workspace.tracer import send_tracer, tracer_id
 
 ENTITY_NAME_LIMIT = 63
 TRACER_ATTEMPTS = 3
@@ -44,9 +54,11 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                 raise ReleaseError(
                     f"release {release} has no registered version; materialise registered_version first."
                 )
+            await_update(parts, spec, release)
             checked = preflight(parts, spec, release)
             if checked is not None:
                 if checked.failed:
+                    leave_queue(context, parts, str(checked))
                     raise dg.Failure(
                         description=str(checked), metadata=preflight_metadata(checked), allow_retries=False
                     )
@@ -62,12 +74,13 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             context.log.info(str(queued))
             return
         except ReleasePipelineError as error:
+            if isinstance(error, NotAllowed | Quarantined):
+                leave_queue(context, parts, str(error))
             raise failure(error) from error
-        host = parts.workspace.host
+        links = endpoint_links(parts.workspace, spec.endpoint_name, run.experiment_id, spec.gate.metrics)
         yield dg.MaterializeResult(
             metadata={
-                "endpoint": dg.MetadataValue.url(f"{host}/ml/endpoints/{spec.endpoint_name}"),
-                "query_url": parts.endpoint.query_url,
+                **link_metadata(links),
                 "version": run.version,
                 "served_entity": entity.name,
                 "champion_version": state.champion_version or "none",
@@ -80,6 +93,15 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         )
 
     return deployed_endpoint
+
+
+def leave_queue(context: dg.AssetExecutionContext, parts: Parts, reason: str) -> None:
+    """Take a release out of the queue that a person has to help first: those behind it do not wait for that."""
+    try:
+        if parts.events.withdraw(context.partition_key, reason) is not None:
+            context.log.warning(f"release {context.partition_key} leaves the queue; once mended, materialise it again")
+    except ReleasePipelineError as error:  # the sensor withdraws it after automation.most_attempts
+        context.log.warning(f"release {context.partition_key} could not leave the queue: {error}")
 
 
 def power_metadata(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> dict[str, Any]:
@@ -141,19 +163,31 @@ def prove_challenger(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> in
 def send_tracers(parts: Parts, spec: ReleaseSpec, state: ReleaseState, *, strict: bool = False) -> int:
     """Send one tracer to every entity of the release; how many were answered.
 
+    Their ids are noted in the evidence table first: a row counts as a tracer's only if its id is there.
+
     Raises:
         EndpointError: Only if ``strict``: the challenger, which is ready, did not answer, tried three times.
+        StatementFailed: The tracers could not be noted; none was sent.
     """
     now = parts.endpoint.read()
+    entities = [served for served in now.entities if served.name in state.entities.values()] if now else []
+    challenger = state.entities.get("challenger")
+    tries = {
+        entity: [
+            tracer_id(entity.version) for _ in range(TRACER_ATTEMPTS if strict and entity.name == challenger else 1)
+        ]
+        for entity in entities
+    }
+    if not entities:
+        return 0
+    noted = {tracer: entity.version for entity, tracers in tries.items() for tracer in tracers}
+    parts.observer.evidence.note_tracers(state.release, noted, parts.observer.clock.now())
     answered = 0
-    for name in state.entities.values():
-        entity = next((served for served in now.entities if served.name == name), None) if now else None
-        if entity is None:
-            continue
-        must = strict and name == state.entities.get("challenger")
-        for attempt in range(TRACER_ATTEMPTS if must else 1):
+    for entity, tracers in tries.items():
+        must = strict and entity.name == challenger
+        for attempt, tracer in enumerate(tracers):
             try:
-                send_tracer(parts.endpoint, entity, spec.model.input_example)
+                send_tracer(parts.endpoint, entity, spec.model.input_example, tracer)
                 answered += 1
                 break
             except EndpointError:

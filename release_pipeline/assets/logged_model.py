@@ -1,13 +1,17 @@
 """The first link: the model's code, configuration and requirements, logged in one MLflow run."""
 
+import json
 from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.errors import Quarantined, ReleasePipelineError, SpecError
-from release_pipeline.workspace.registry import REJECTED, TAG_DIGEST, TAG_REASON, TAG_STATUS, Registry
+from release_pipeline.errors import ReleasePipelineError, SpecError
+from release_pipeline.rollout.parts import Parts
+from release_pipeline.rollout.quarantine import refuse_content, rejected_like
+from release_pipeline.workspace.registry import TAG_FORCED
+from release_pipeline.workspace.tracking import ReleaseRun, tag_run
 
 
 class LoggedModelConfig(dg.Config):
@@ -38,25 +42,28 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             run = find_run(parts.workspace, spec, context.partition_key)
             if run is None:
                 source = _beside(model.folder, config.source or spec.model.source, "source")
-                chosen = config.config or spec.model.config
+                chosen = config.config or spec.model.config or None
                 run = log_model(
                     parts.workspace,
                     spec,
                     context.partition_key,
                     source=source,
-                    config=_beside(model.folder, chosen, "config") if chosen else None,
+                    config=_beside(model.folder, chosen, "config") if isinstance(chosen, str) else chosen,
                     folder=model.folder,
                 )
-            if not config.force:
-                _refuse_quarantined(parts.registry, run.digest)
+            if config.force:
+                _force(parts, run)
+            else:
+                remedy = "set `force: true` in the run configuration of logged_model"
+                refuse_content(parts.registry, run.digest, forced=run.forced, remedy=remedy)
         except ReleasePipelineError as error:
             raise failure(error) from error
-        host = parts.workspace.host
+        host, written = parts.workspace.host, spec.model.config
         return dg.MaterializeResult(
             metadata={
                 "model_uri": run.model_uri,
                 "digest": run.digest,
-                "config": config.config or spec.model.config or "none",
+                "config": config.config or (json.dumps(written) if isinstance(written, dict) else written or "none"),
                 "mlflow_run": dg.MetadataValue.url(f"{host}/ml/experiments/{run.experiment_id}/runs/{run.run_id}"),
             },
             data_version=dg.DataVersion(run.digest),
@@ -72,11 +79,11 @@ def _beside(folder: Path, name: str, field: str) -> Path:
     return path
 
 
-def _refuse_quarantined(registry: Registry, digest: str) -> None:
-    for version in registry.versions():
-        if version.tags.get(TAG_DIGEST) == digest and version.tags.get(TAG_STATUS) == REJECTED:
-            raise Quarantined(
-                f"the same code, configuration and requirements (digest {digest}) were rejected as version "
-                f"{version.version}: {version.tags.get(TAG_REASON, 'no reason recorded')} "
-                "Change the model, or set `force: true` in the run configuration of logged_model."
-            )
+def _force(parts: Parts, run: ReleaseRun) -> None:
+    """Note which rejected versions of the same content a person knew of; the deployment asks again."""
+    known = ",".join(version.version for version in rejected_like(parts.registry, run.digest))
+    if not known:
+        return
+    tag_run(parts.workspace, run.run_id, TAG_FORCED, known)
+    if run.version is not None:  # registered already, as one that waits in the queue is
+        parts.registry.tag(run.version, {TAG_FORCED: known})

@@ -9,6 +9,7 @@ from release_pipeline.gate.verdict import Action as GateAction
 from release_pipeline.report.metadata import promotion_metadata
 from release_pipeline.rollout.ledger import Action
 from release_pipeline.rollout.observer import Observed
+from release_pipeline.rollout.open_move import stopped
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import Stage
 
@@ -53,8 +54,11 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
 def promote(parts: Parts, release: str) -> Observed:
     """Promote ``release`` where its gate has passed, or finish a promotion that was begun.
 
+    A promotion that was begun and does harm is taken back instead; one of which nothing was done, and that is held by
+    now, is closed.
+
     Raises:
-        NotAllowed: The gate has not passed; the message is its sentence.
+        NotAllowed: The gate has not passed, or what was begun is not finished; the message is its sentence.
     """
     observed = look(parts, release, ingest=True)
     state = observed.release
@@ -65,6 +69,8 @@ def promote(parts: Parts, release: str) -> Observed:
         raise NotAllowed(f"release {release} is {state.stage}; only a release at its last step can be promoted.")
     if not begun and observed.verdict.action is not GateAction.PROMOTE:
         raise NotAllowed(f"the gate has not passed release {release}: {observed.verdict.sentence}")
+    if begun and (why := stopped(parts.rollout, observed)):
+        raise NotAllowed(f"the promotion of release {release} was begun, and is not finished: {why}")
     parts.rollout.promote(
         release,
         expected_config=observed.endpoint.config_version if observed.endpoint else 0,

@@ -7,7 +7,7 @@ from release_pipeline.errors import NotAllowed, RegistryError, ReleasePipelineEr
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import Stage
 from release_pipeline.spec import ReleaseSpec
-from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_DIGEST, TAG_RELEASE, TAG_STATUS
+from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_DIGEST, TAG_FORCED, TAG_RELEASE, TAG_STATUS
 from release_pipeline.workspace.tracking import TAG_VERSION, ReleaseRun
 
 READY_SECONDS = 900
@@ -27,7 +27,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         description=f"A version of {spec.model.registered_name}, alias {CHALLENGER_ALIAS}.",
     )
     def registered_version(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        from release_pipeline.workspace.tracking import need_run
+        from release_pipeline.workspace.tracking import need_run, tag_run
 
         release = context.partition_key
         try:
@@ -37,7 +37,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             version = run.version
             if version is None:
                 version = _registered(parts, run) or _register(spec, run)
-                parts.workspace.mlflow.set_tag(run.run_id, TAG_VERSION, version)
+                tag_run(parts.workspace, run.run_id, TAG_VERSION, version)
             parts.registry.tag(
                 version,
                 {
@@ -45,6 +45,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                     TAG_DIGEST: run.digest,
                     TAG_STATUS: "challenger",
                     "release_pipeline.dagster_run": context.run.run_id,
+                    **({TAG_FORCED: run.forced} if run.forced else {}),
                 },
             )
             parts.registry.set_alias(CHALLENGER_ALIAS, version)
@@ -96,7 +97,7 @@ def _register(spec: ReleaseSpec, run: ReleaseRun) -> str:
     name = spec.model.registered_name
     try:
         version = mlflow.register_model(run.model_uri, name, await_registration_for=READY_SECONDS)
-    except MlflowException as error:
+    except (MlflowException, TimeoutError) as error:
         raise RegistryError(
             f"{run.model_uri} could not be registered as {name}: {first_sentence(error)}; check that the catalog "
             "and schema exist and that you may USE them and CREATE MODEL there."

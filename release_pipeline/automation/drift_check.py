@@ -5,7 +5,7 @@ from typing import Any, Final
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.automation.jobs import ENDPOINT_TAG, job_name
+from release_pipeline.automation.jobs import ENDPOINT_TAG, SLOT, job_name
 from release_pipeline.errors import ReleasePipelineError
 from release_pipeline.rollout.drift import Finding
 from release_pipeline.rollout.mending import DriftLook, look_for_drift, mend
@@ -86,7 +86,7 @@ def build_mend_job(model: ModelContext) -> dg.JobDefinition:
         name=job_name(spec.name, "mend"),
         partitions_def=model.partitions,
         executor_def=dg.in_process_executor,
-        tags={ENDPOINT_TAG: spec.endpoint_name},
+        tags={ENDPOINT_TAG: spec.endpoint_name, **SLOT},
         description="Endpoint and alias are brought back to what the ledger says; choose the newest release.",
     )
     def mend_job() -> None:

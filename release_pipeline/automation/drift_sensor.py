@@ -10,6 +10,7 @@ from release_pipeline.assets.context import ModelContext
 from release_pipeline.automation.drift_check import CHECK, drift_fields
 from release_pipeline.automation.gate_sensor import MOST_BACK_OFF_SECONDS, PARTITION_TAG, SQL_SECONDS, UNFINISHED
 from release_pipeline.automation.jobs import ACTION_TAG, ENDPOINT_TAG
+from release_pipeline.automation.partitions import ensure_partitions
 from release_pipeline.errors import ReleasePipelineError
 from release_pipeline.rollout.ledger import Action
 from release_pipeline.rollout.mending import DriftLook, look_for_drift
@@ -47,7 +48,7 @@ def build_drift_sensor(model: ModelContext, mend_job: dg.JobDefinition) -> dg.Se
         busy = _busy(context.instance, spec)
         if state is not None and opened is not None and opened.action is Action.MEND and not busy:
             # Its run has ended before it was done.
-            request = _request(context.instance, mend_job.name, state, "finish_mend")
+            request = _request(context.instance, model, mend_job.name, state, "finish_mend")
             return _asked(request, "finishing a mend", context.cursor)
         if seen.not_looked or busy:
             return dg.SensorResult(skip_reason=seen.not_looked or f"waiting for run {busy}", cursor=context.cursor)
@@ -57,7 +58,7 @@ def build_drift_sensor(model: ModelContext, mend_job: dg.JobDefinition) -> dg.Se
         if state is None or not _mends(spec, seen, state):
             return dg.SensorResult(skip_reason=sentence, asset_events=events, cursor=cursor)
         context.log.warning(sentence)
-        return _asked(_request(context.instance, mend_job.name, state, "mend"), sentence, cursor, events)
+        return _asked(_request(context.instance, model, mend_job.name, state, "mend"), sentence, cursor, events)
 
     return drift
 
@@ -83,7 +84,9 @@ def _busy(instance: DagsterInstance, spec: ReleaseSpec) -> str:
     return f"{runs[0].run_id[:8]} ({runs[0].job_name})" if runs else ""
 
 
-def _request(instance: DagsterInstance, job: str, state: ReleaseState, action: str) -> dg.RunRequest | str:
+def _request(
+    instance: DagsterInstance, model: ModelContext, job: str, state: ReleaseState, action: str
+) -> dg.RunRequest | str:
     """A run of the mend job, or a sentence that says how long it is not tried again."""
     tags = {ACTION_TAG: action}
     filters = RunsFilter(job_name=job, tags={PARTITION_TAG: state.release, **tags})
@@ -95,6 +98,7 @@ def _request(instance: DagsterInstance, job: str, state: ReleaseState, action: s
             how = "failed" if last.dagster_run.status is DagsterRunStatus.FAILURE else "ended"
             return f"(run {last.dagster_run.run_id[:8]} {how}; next try in {rest:.0f} s)"
     key = f"{state.release}/{action}/{state.last_sequence}/{attempts}"
+    ensure_partitions(instance, model, [state.release])
     return dg.RunRequest(run_key=key, job_name=job, partition_key=state.release, tags=tags)
 
 

@@ -9,13 +9,16 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from release_pipeline.assets.context import REFUSED_TAG, ModelContext
 from release_pipeline.automation.jobs import ACTION_TAG, job_name
-from release_pipeline.automation.next_run import NextRun, given_up, next_run, resume_run, run_config
+from release_pipeline.automation.next_run import NextRun, given_up, next_run, open_run, run_config, watched
+from release_pipeline.automation.partitions import ensure_partitions
 from release_pipeline.errors import ReleasePipelineError, StatementFailed
 from release_pipeline.gate.verdict import HoldReason
 from release_pipeline.report.metadata import canary_metadata
 from release_pipeline.rollout.ledger import Action, Entry
 from release_pipeline.rollout.observer import Observed
+from release_pipeline.rollout.open_move import close
 from release_pipeline.rollout.parts import Parts, connect_parts
+from release_pipeline.rollout.rolling_back import has_traffic
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release, paused, queued
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.sql.warehouse import within
@@ -32,6 +35,8 @@ UNFINISHED = [
 SQL_SECONDS = 50.0
 MOST_BACK_OFF_SECONDS = 600.0
 MOST_ROLLBACK_BACK_OFF_SECONDS = 30.0
+#: So long is an unfinished rollback run waited for, before another one does what the ledger says is open.
+ROLLBACK_PATIENCE_SECONDS = 120.0
 # Runs of one action that are looked at, to count the failed ones.
 MOST_LOOKED_AT = 1000
 # Dagster's name for the job behind "Materialize".
@@ -67,18 +72,17 @@ def build_gate_sensor(model: ModelContext, jobs: list[dg.JobDefinition]) -> dg.S
 def _tick(context: dg.SensorEvaluationContext, model: ModelContext, parts: Parts) -> dg.SensorResult:
     entries = parts.ledger.read()
     state = current_release(entries)
+    ensure_partitions(context.instance, model, [*queued(entries), *([state.release] if state else [])])
     if state is None or not state.active:
         return _idle(context, model, parts, entries, state)
-    observed: Observed | None = None
+    observed = parts.observer.look(state.release, entries=entries) if watched(state) else None
+    verdict = observed.verdict if observed else None
+    if observed and verdict and verdict.reason == HoldReason.FROZEN and state.frozen is None:
+        parts.events.freeze(state.release, observed.judged.sentence, observed.evidence_digest)
     if state.open_intent is not None:
-        wanted: NextRun | None = resume_run(state.open_intent)
-        sentence = f"finishing {state.open_intent.action}, which {state.open_intent.actor} began"
+        found, sentence = open_run(state, verdict)
+        wanted: NextRun | None = found
     else:
-        if state.stage in (Stage.DEPLOYED, Stage.RAMPING, Stage.PROMOTED):
-            observed = parts.observer.look(state.release, entries=entries)
-        verdict = observed.verdict if observed else None
-        if observed and verdict and verdict.reason == HoldReason.FROZEN and state.frozen is None:
-            parts.events.freeze(state.release, observed.judged.sentence, observed.evidence_digest)
         wanted, sentence = next_run(state, verdict, model.spec, datetime.now(UTC))
     events, cursor = _observation(model, parts, observed, context.cursor)
     if wanted is None:
@@ -87,12 +91,17 @@ def _tick(context: dg.SensorEvaluationContext, model: ModelContext, parts: Parts
     if busy is not None:
         waiting = f"waiting for run {busy.run_id[:8]} ({busy.job_name}) of release {state.release}: {sentence}"
         return dg.SensorResult(skip_reason=waiting, asset_events=events, cursor=cursor)
-    if hopeless := _hopeless(context.instance, model.spec, state, wanted):
-        wanted = _give_up(parts, model.spec, state, hopeless)
-        if wanted is None:
+    if observed and observed.not_finished and close(parts.rollout, state, observed.not_finished):
+        closed = f"closed the open {state.open_intent.action if state.open_intent else ''}: {observed.not_finished}"
+        return dg.SensorResult(skip_reason=closed, asset_events=events, cursor=cursor)
+    hopeless = _hopeless(context.instance, model.spec, state, wanted)
+    if hopeless:
+        instead = _give_up(parts, model.spec, state, wanted, hopeless)
+        if instead is None:
             return dg.SensorResult(skip_reason=hopeless, asset_events=events, cursor=cursor)
-        sentence = hopeless
-    request = _request(context.instance, model.spec, state, wanted, observed.evidence_digest if observed else "")
+        wanted, sentence = instead, hopeless
+    digest = observed.evidence_digest if observed else ""
+    request = _request(context.instance, model.spec, state, wanted, digest, patient=bool(hopeless))
     if isinstance(request, str):
         return dg.SensorResult(skip_reason=f"{sentence} {request}", asset_events=events, cursor=cursor)
     context.log.info(sentence)
@@ -106,8 +115,10 @@ def _idle(
     entries: Sequence[Entry],
     last: ReleaseState | None,
 ) -> dg.SensorResult:
-    """Nothing is under way: the release that has waited longest in the queue begins."""
+    """Nothing is under way: what was rolled back stays so; the release that has waited longest in the queue begins."""
     name, waiting = model.spec.name, queued(entries)
+    if last is not None and last.stage is Stage.ROLLED_BACK and has_traffic(last, parts.endpoint.read()):
+        return _roll_back_again(context, model.spec, last)
     if not waiting:
         sentence = f"no release of {name} yet; start one"
         if last is not None:
@@ -132,17 +143,40 @@ def _idle(
     return dg.SensorResult(run_requests=[request], cursor=context.cursor)
 
 
+def _roll_back_again(context: dg.SensorEvaluationContext, spec: ReleaseSpec, last: ReleaseState) -> dg.SensorResult:
+    """A write that came late, or another tool, gave traffic to a version that was rolled back."""
+    sentence = f"version {last.challenger_version} has traffic again after its rollback ({last.reason})"
+    wanted = NextRun("rollback", "roll_back", last.reason)
+    request: dg.RunRequest | str = ""
+    if (busy := _in_the_way(context.instance, spec.name, last, wanted)) is not None:
+        request = f"waiting for run {busy.run_id[:8]}"
+    request = request or _request(context.instance, spec, last, wanted, "")
+    if isinstance(request, str):
+        return dg.SensorResult(skip_reason=f"{sentence}; {request}", cursor=context.cursor)
+    context.log.warning(sentence)
+    return dg.SensorResult(run_requests=[request], cursor=context.cursor)
+
+
 def _in_the_way(
     instance: DagsterInstance, model_name: str, state: ReleaseState, wanted: NextRun
 ) -> dg.DagsterRun | None:
-    """An unfinished run of this release that is waited for; for a rollback only another rollback is."""
-    runs = instance.get_runs(RunsFilter(tags={PARTITION_TAG: state.release}, statuses=UNFINISHED))
-    rollback = job_name(model_name, "rollback")
-    for run in runs:
-        own = run.job_name.startswith((f"{model_name}_", ANY_ASSETS_JOB))
-        if run.job_name == rollback or (own and wanted.job != "rollback"):
-            return run
-    return None
+    """An unfinished run of this release that is waited for.
+
+    For a rollback only another rollback is, and not for long once it is in the ledger: a run whose machine has died
+    stays unfinished for up to an hour, and the ledger lets two of them do the same. The more there are, the longer.
+    """
+    filters = RunsFilter(tags={PARTITION_TAG: state.release}, statuses=UNFINISHED)
+    records = instance.get_run_records(filters)
+    rollbacks = [each for each in records if each.dagster_run.job_name == job_name(model_name, "rollback")]
+    if wanted.job != "rollback":
+        own = (f"{model_name}_", ANY_ASSETS_JOB)
+        return next((each.dagster_run for each in records if each.dagster_run.job_name.startswith(own)), None)
+    if not rollbacks:
+        return None
+    newest = max(rollbacks, key=lambda each: each.create_timestamp)
+    begun = state.open_intent is not None and state.open_intent.action is Action.ROLL_BACK
+    patience = ROLLBACK_PATIENCE_SECONDS * 2.0 ** min(len(rollbacks) - 1, 10)
+    return None if begun and time.time() - newest.create_timestamp.timestamp() > patience else newest.dagster_run
 
 
 def _observation(
@@ -163,13 +197,17 @@ def _observation(
 def _hopeless(instance: DagsterInstance, spec: ReleaseSpec, state: ReleaseState, wanted: NextRun) -> str:
     """Why what is wanted is not tried any more; empty where it is, as a rollback is for ever.
 
-    Only runs since the release last moved count, and not those that the gate or the ledger refused.
+    Only runs since the release last moved count, and not those that the gate or the ledger refused. An attempt that is
+    recorded as failed is no move.
     """
+    if wanted.job == "rollback":
+        return ""
     ramp = state.stage in (Stage.STARTING, Stage.DEPLOYED, Stage.RAMPING) and wanted.action != "send_tracers"
     closing = state.open_intent is not None and state.open_intent.action in (Action.RETIRE, Action.MEND)
     if not closing and not (ramp and wanted.job in ("canary_step", "promote")):
         return ""
-    failed = _failures(instance, job_name(spec.name, wanted.job), state.release, wanted.action, state.last_at)
+    since = state.last_at if closing else state.moved_at
+    failed = _failures(instance, job_name(spec.name, wanted.job), state.release, wanted.action, since)
     return (
         f"{_too_often(wanted.action, spec, failed)}: {wanted.reason}"
         if (len(failed) >= spec.automation.most_attempts)
@@ -177,15 +215,21 @@ def _hopeless(instance: DagsterInstance, spec: ReleaseSpec, state: ReleaseState,
     )
 
 
-def _give_up(parts: Parts, spec: ReleaseSpec, state: ReleaseState, reason: str) -> NextRun | None:
-    """What follows instead: a rollback, or nothing where the release stays as it is and a person has to look."""
-    if state.open_intent is not None and state.open_intent.action in (Action.RETIRE, Action.MEND):
+def _give_up(parts: Parts, spec: ReleaseSpec, state: ReleaseState, wanted: NextRun, reason: str) -> NextRun | None:
+    """What follows instead: a rollback, or nothing where the release stays as it is and a person has to look.
+
+    What is live is never taken from its users: a first release, which has nothing to go back to, is frozen. So is one
+    whose policy says so. What it has open is closed, or, where part of it took effect, tried further, but seldom.
+    """
+    opened = state.open_intent
+    if opened is not None and opened.action in (Action.RETIRE, Action.MEND):
         parts.rollout.give_up(state.release, reason=reason)
         return None
-    if spec.ramp.on_harm == "freeze":
-        parts.events.freeze(state.release, reason, "")
-        return None
-    return given_up(reason)
+    serves_alone = state.champion_version is None and state.stage is Stage.RAMPING
+    if spec.ramp.on_harm == "rollback" and not serves_alone:
+        return given_up(reason)
+    parts.events.freeze(state.release, reason, "")
+    return None if opened is None or close(parts.rollout, state, reason) else wanted
 
 
 def _failures(
@@ -209,18 +253,40 @@ def _too_often(action: str, spec: ReleaseSpec, failed: Sequence[dg.DagsterRun]) 
 
 
 def _request(
-    instance: DagsterInstance, spec: ReleaseSpec, state: ReleaseState, wanted: NextRun, evidence_digest: str
+    instance: DagsterInstance,
+    spec: ReleaseSpec,
+    state: ReleaseState,
+    wanted: NextRun,
+    evidence_digest: str,
+    *,
+    patient: bool = False,
 ) -> dg.RunRequest | str:
-    """The run to request, or a sentence that says how long the same one is not tried again."""
+    """The run to request, or a sentence that says how long the same one is not tried again.
+
+    Args:
+        instance: Dagster's instance.
+        spec: The release's YAML.
+        state: The release.
+        wanted: What is wanted.
+        evidence_digest: Digest of the evidence that it rests on.
+        patient: It has failed too often: always the longest pause between two tries.
+    """
     job = job_name(spec.name, wanted.job)
     most = MOST_ROLLBACK_BACK_OFF_SECONDS if wanted.job == "rollback" else MOST_BACK_OFF_SECONDS
-    asked = _asked(instance, job, state.release, wanted.action, state.last_sequence, most)
+    least = most if patient and wanted.job != "rollback" else 0.0
+    asked = _asked(instance, job, state.release, wanted.action, state.last_sequence, most, least)
     config = run_config(wanted, spec.name, evidence_digest)
     return asked if isinstance(asked, str) else asked._replace(run_config=config)
 
 
 def _asked(
-    instance: DagsterInstance, job: str, release: str, action: str, sequence: int, most_seconds: float
+    instance: DagsterInstance,
+    job: str,
+    release: str,
+    action: str,
+    sequence: int,
+    most_seconds: float,
+    least_seconds: float = 0.0,
 ) -> dg.RunRequest | str:
     """A run of ``job``, or a sentence that says how long it is not tried again."""
     tags = {ACTION_TAG: action}
@@ -229,7 +295,8 @@ def _asked(
     if attempts:
         last = instance.get_run_records(filters, limit=1)[0]
         # Also one that succeeded has not brought about what is wanted, or it would not be wanted again.
-        rest = (last.end_time or 0) + min(2.0 ** min(attempts, 10), most_seconds) - time.time()
+        pause = max(least_seconds, min(2.0 ** min(attempts, 10), most_seconds))
+        rest = (last.end_time or 0) + pause - time.time()
         if rest > 0:
             how = "failed" if last.dagster_run.status is DagsterRunStatus.FAILURE else "ended"
             return f"(run {last.dagster_run.run_id[:8]} {how}; next try in {rest:.0f} s)"

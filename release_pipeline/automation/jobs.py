@@ -5,7 +5,7 @@ Every step is one short run in one process. Runs on one endpoint are serialised 
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -19,10 +19,11 @@ from release_pipeline.report.metadata import canary_metadata
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.rollback_time import seconds_to_zero_traffic
-from release_pipeline.workspace.registry import REJECTED
 
 ENDPOINT_TAG = "release_pipeline/endpoint"
 ACTION_TAG = "release_pipeline/action"
+#: dagster.yaml limits how many runs with this tag go on at once. Rollbacks, and what people say, have none.
+SLOT = {"release_pipeline/slot": "limited"}
 
 
 def job_name(model_name: str, job: str) -> str:
@@ -37,8 +38,8 @@ class RollbackConfig(dg.Config):
         default="asked for by hand", description="Why; it is tagged on the version and recorded in the ledger."
     )
     evidence_digest: str = Field(default="", description="Digest of the evidence that shows harm; the sensor gives it.")
-    status: str = Field(
-        default=REJECTED,
+    status: Literal["rejected", "failed"] = Field(
+        default="rejected",
         description="What the version is tagged: `rejected`, which quarantines its content, or `failed`.",
     )
 
@@ -47,7 +48,7 @@ def build_jobs(model: ModelContext) -> list[Any]:
     """All jobs of one model; asset jobs are unresolved until the definitions are loaded."""
     spec = model.spec
     # Not on the release job: a rollback must never queue behind a release that is still being evaluated.
-    serialised = {ENDPOINT_TAG: spec.endpoint_name}
+    serialised = {ENDPOINT_TAG: spec.endpoint_name, **SLOT}
 
     def asset_job(job: str, assets: tuple[str, ...], description: str, tags: dict[str, str]) -> Any:
         return dg.define_asset_job(
@@ -59,8 +60,10 @@ def build_jobs(model: ModelContext) -> list[Any]:
         )
 
     return [
-        asset_job("release", CHAIN[:-1], "From log to the first step of the canary.", {}),
-        asset_job("deploy", ("deployed_endpoint", "canary_traffic"), "A release that waited in the queue begins.", {}),
+        asset_job("release", CHAIN[:-1], "From log to the first step of the canary.", SLOT),
+        asset_job(
+            "deploy", ("deployed_endpoint", "canary_traffic"), "A release that waited in the queue begins.", SLOT
+        ),
         asset_job(
             "canary_step", ("canary_traffic",), "The next step of the ramp, where the gate allows it.", serialised
         ),
@@ -73,7 +76,8 @@ def build_jobs(model: ModelContext) -> list[Any]:
 def _rollback_job(model: ModelContext) -> dg.JobDefinition:
     spec = model.spec
 
-    # No pool and no tag of the endpoint: a rollback queues behind nothing. The ledger keeps slower runs from writing.
+    # No pool, and neither the endpoint's tag nor that of a slot: a rollback queues behind nothing. The ledger keeps
+    # slower runs from writing.
     @dg.op(name=f"{spec.name}_roll_back")
     def roll_back(context: dg.OpExecutionContext, config: RollbackConfig) -> None:
         release = context.partition_key
@@ -150,14 +154,15 @@ def _retire_job(model: ModelContext) -> dg.JobDefinition:
     def end_bake(context: dg.OpExecutionContext) -> None:
         try:
             parts, release = model.parts(context), context.partition_key
-            if context.run.tags.get(ACTION_TAG) == "retire":
+            asked = context.run.tags.get(ACTION_TAG) == "retire"
+            if asked:
                 # The sensor asked for it some time ago: guards and people may have spoken since.
                 observed = look(parts, release, ingest=True)
                 wanted, sentence = next_run(observed.release, observed.verdict, spec, parts.observer.clock.now())
                 if wanted is None or wanted.job != "retire":
                     context.log.info(sentence)
                     return
-            parts.rollout.retire(release)
+            parts.rollout.retire(release, by_hand=not asked)
         except ReleasePipelineError as error:
             raise failure(error) from error
 
@@ -165,7 +170,7 @@ def _retire_job(model: ModelContext) -> dg.JobDefinition:
         name=job_name(spec.name, "retire"),
         partitions_def=model.partitions,
         executor_def=dg.in_process_executor,
-        tags={ENDPOINT_TAG: spec.endpoint_name},
+        tags={ENDPOINT_TAG: spec.endpoint_name, **SLOT},
         description="The end of the bake: the old champion's entity is removed.",
     )
     def retire() -> None:

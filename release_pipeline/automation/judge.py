@@ -11,7 +11,7 @@ from dagster import DagsterRunStatus, RunsFilter
 
 from release_pipeline.assets.context import ModelContext, failure
 from release_pipeline.automation.gate_sensor import SQL_SECONDS, UNFINISHED
-from release_pipeline.automation.jobs import job_name
+from release_pipeline.automation.jobs import SLOT, job_name
 from release_pipeline.errors import ReleaseError, ReleasePipelineError
 from release_pipeline.evaluation.judge_run import JudgeOutcome, run_judge
 from release_pipeline.evaluation.judging import Judge
@@ -53,6 +53,7 @@ def build_judge_job(model: ModelContext) -> dg.JobDefinition:
     @dg.job(
         name=job_name(spec.name, "judge"),
         executor_def=dg.in_process_executor,
+        tags=SLOT,
         description="Scores a sample of the requests that the release on its ramp, and its champion, answered.",
     )
     def judge() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from release_pipeline.gate.verdict import Action as GateAction
 from release_pipeline.gate.verdict import HoldReason, Verdict
 from release_pipeline.rollout.ledger import Action, Entry
+from release_pipeline.rollout.open_move import to_take_back
 from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.registry import FAILED, REJECTED
@@ -38,6 +39,23 @@ _JOB_OF_INTENT = {
 def resume_run(intent: Entry) -> NextRun:
     """The run that finishes an open intent whose own run has ended."""
     return NextRun(_JOB_OF_INTENT[intent.action], f"finish_{intent.action.value}", intent.reason)
+
+
+def watched(state: ReleaseState) -> bool:
+    """Whether the gate is asked: also while a move is open, because users are served meanwhile."""
+    opened = state.open_intent
+    return state.stage in (Stage.DEPLOYED, Stage.RAMPING, Stage.PROMOTED) and (
+        opened is None or opened.action not in (Action.DEPLOY, Action.ROLL_BACK)
+    )
+
+
+def open_run(state: ReleaseState, verdict: Verdict | None) -> tuple[NextRun, str]:
+    """The run for an open intent whose own run has ended, with a sentence: it is finished, or taken back for harm."""
+    intent = state.open_intent
+    assert intent is not None
+    if verdict is not None and to_take_back(state, verdict):
+        return NextRun("rollback", "roll_back", verdict.sentence), verdict.sentence
+    return resume_run(intent), f"finishing {intent.action}, which {intent.actor} began"
 
 
 def next_run(

@@ -1,22 +1,22 @@
 """The notification sensor: tells people what the ledger holds that is new, and what has waited for too long.
 
-It is a sensor of its own, so that a service that does not answer keeps no release waiting. What could not be sent is
-tried again at the next ticks, and given up after a few.
+It is a sensor of its own, so that a service that does not answer keeps no release waiting. Each receiver has its own
+place in the news: what it could not be sent is tried again at the next ticks, and given up after a few, and the others
+do not get theirs twice.
 """
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
 from datetime import UTC, datetime
-from typing import Self
 
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext
 from release_pipeline.automation.gate_sensor import SQL_SECONDS
-from release_pipeline.automation.notify import send
+from release_pipeline.automation.notify import addresses_of, send
+from release_pipeline.automation.receivers import Receivers, Told
 from release_pipeline.errors import ReleasePipelineError, WorkspaceError
-from release_pipeline.report.news import Message, hold_of, news_of
+from release_pipeline.report.news import Message, hold_key, hold_of, news_of
 from release_pipeline.rollout.ledger import Entry
 from release_pipeline.rollout.mending import look_for_drift
 from release_pipeline.rollout.parts import Parts, connect_parts
@@ -27,30 +27,6 @@ from release_pipeline.workspace.sql.warehouse import within
 TICK_SECONDS = 60
 DRIFT_SECONDS = 300.0
 MOST_ATTEMPTS = 5
-
-
-@dataclass
-class Told:
-    """What has been told already, kept in the sensor's cursor.
-
-    Attributes:
-        sequence: The ledger's newest row that was told; -1 before the first tick, which tells nothing of the past.
-        holds: The holds of the release that were told.
-        drift: The drift that was told last.
-        drift_at: When drift was looked for, unix seconds.
-        attempts: How often the same news could not be sent.
-    """
-
-    sequence: int = -1
-    holds: list[str] = field(default_factory=list)
-    drift: list[str] = field(default_factory=list)
-    drift_at: float = 0.0
-    attempts: int = 0
-
-    @classmethod
-    def of(cls, cursor: str | None) -> Self:
-        """What a cursor says; the beginning where there is none."""
-        return cls(**json.loads(cursor)) if cursor else cls()
 
 
 def build_notification_sensor(model: ModelContext) -> dg.SensorDefinition:
@@ -64,69 +40,126 @@ def build_notification_sensor(model: ModelContext) -> dg.SensorDefinition:
         description="Sends news of releases to the addresses of notifications.addresses_variable.",
     )
     def notifications(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        told = Told.of(context.cursor)
         try:
+            addresses = addresses_of(spec)
+            before = Receivers.of(context.cursor, len(addresses))
             parts = connect_parts(spec, actor=f"sensor:{spec.name}_notifications", progress=context.log.info)
             with within(SQL_SECONDS):
-                messages = gather(parts, spec, told, datetime.now(UTC), context.log.warning)
-            sent = not messages or send(messages, spec, f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}")
+                after = deepcopy(before)
+                news = gather(parts, spec, after, datetime.now(UTC), context.log.warning)
+            sent = send(news, addresses, spec, f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}")
         except ReleasePipelineError as error:
             return dg.SkipReason(str(error))
-        if not sent:
-            told.attempts += 1
-            if told.attempts < MOST_ATTEMPTS:
-                context.update_cursor(json.dumps({**asdict(Told.of(context.cursor)), "attempts": told.attempts}))
-                return dg.SkipReason(
-                    f"{len(messages)} news could not be sent; attempt {told.attempts} of {MOST_ATTEMPTS}"
-                )
-            context.log.warning(f"given up: {len(messages)} news could not be sent in {MOST_ATTEMPTS} attempts")
-        told.attempts = 0
-        context.update_cursor(json.dumps(asdict(told)))
-        return dg.SkipReason(f"sent {len(messages)} news" if messages and sent else "no news")
+        sentences = []
+        for number, messages in enumerate(news):
+            if not messages:
+                after.told[number].attempts = 0
+                continue
+            settled, sentence = _settled(before.told[number], after.told[number], len(messages), sent[number])
+            after.told[number] = settled
+            if not sent[number]:
+                sentence = f"address {number + 1}: {sentence}"
+                context.log.warning(sentence)
+            if sentence not in sentences:
+                sentences.append(sentence)
+        context.update_cursor(after.cursor())
+        return dg.SkipReason("; ".join(sentences) or "no news")
 
     return notifications
 
 
-def gather(parts: Parts, spec: ReleaseSpec, told: Told, now: datetime, warn: Callable[[str], None]) -> list[Message]:
-    """What there is to tell; ``told`` is brought up to it. A look that fails keeps no row from being told.
+def _settled(before: Told, after: Told, count: int, sent: bool) -> tuple[Told, str]:
+    """Where a receiver stands once ``count`` news were sent to it, or were not, and a sentence about it."""
+    if sent:
+        after.attempts = after.lost = 0
+        return after, f"sent {count} news"
+    attempts = before.attempts + 1
+    if attempts < MOST_ATTEMPTS:
+        before.attempts = attempts
+        return before, f"{count} news could not be sent; attempt {attempts} of {MOST_ATTEMPTS}"
+    # What was lost before is among the news.
+    after.attempts, after.lost = 0, before.lost + count - bool(before.lost)
+    return after, f"given up: {count} news could not be sent in {MOST_ATTEMPTS} attempts"
+
+
+def gather(
+    parts: Parts, spec: ReleaseSpec, receivers: Receivers, now: datetime, warn: Callable[[str], None]
+) -> list[list[Message]]:
+    """What there is to tell each receiver, who is brought up to it. A look that fails keeps no row from being told.
 
     Raises:
         WorkspaceError: The ledger cannot be read.
     """
     entries = parts.ledger.read()
     newest = entries[-1].sequence if entries else 0
-    messages = news_of(entries, told.sequence, spec) if told.sequence >= 0 else []
-    told.sequence = newest
+    seen: list[Callable[[Told], list[Message]]] = []
     for look in (_holds, _drifts):
         try:
-            messages += look(parts, spec, told, now, entries)
+            seen.append(look(parts, spec, receivers, now, entries))
         except WorkspaceError as error:
             warn(str(error))
+    return [_news(told, entries, newest, spec, seen) for told in receivers.told]
+
+
+def _news(
+    told: Told,
+    entries: Sequence[Entry],
+    newest: int,
+    spec: ReleaseSpec,
+    seen: Sequence[Callable[[Told], list[Message]]],
+) -> list[Message]:
+    """The news of one receiver; where some were given up before, that is the first."""
+    messages = news_of(entries, told.sequence, spec) if told.sequence >= 0 else []
+    told.sequence = newest
+    for fresh in seen:
+        messages += fresh(told)
+    if told.lost and messages:
+        lost = (
+            f"{spec.name}: {told.lost} earlier news could not be sent here and are lost; see release-pipeline history"
+        )
+        messages.insert(0, Message(messages[0].topic, lost, bad=True))
     return messages
 
 
-def _holds(parts: Parts, spec: ReleaseSpec, told: Told, now: datetime, entries: Sequence[Entry]) -> list[Message]:
+def _holds(
+    parts: Parts, spec: ReleaseSpec, receivers: Receivers, now: datetime, entries: Sequence[Entry]
+) -> Callable[[Told], list[Message]]:
     state = current_release(entries)
     wanted = {"hold", "approval"} & set(spec.notifications.about)
     if state is None or not state.active or state.open_intent is not None or not wanted:
-        return []
+        return lambda told: []
     observed = parts.observer.look(state.release, entries=entries, ingest=False)
-    held = hold_of(observed, spec, now) if observed else None
-    known = [key for key in told.holds if key.startswith(f"{state.release}/")]
-    if held is None or held[0] in known:
-        told.holds = known
-        return []
-    told.holds = [*known, held[0]]
-    return [held[1]]
+    key = hold_key(observed) if observed else ""
+    seconds = receivers.held_seconds(key, now.timestamp())
+    held = hold_of(observed, spec, seconds / 60) if observed else None
+
+    def fresh(told: Told) -> list[Message]:
+        told.holds = [each for each in told.holds if each.startswith(f"{state.release}/")]
+        if held is None or key in told.holds:
+            return []
+        told.holds.append(key)
+        return [held]
+
+    return fresh
 
 
-def _drifts(parts: Parts, spec: ReleaseSpec, told: Told, now: datetime, entries: Sequence[Entry]) -> list[Message]:
-    if "drift" not in spec.notifications.about or now.timestamp() - told.drift_at < DRIFT_SECONDS:
-        return []
+def _drifts(
+    parts: Parts, spec: ReleaseSpec, receivers: Receivers, now: datetime, entries: Sequence[Entry]
+) -> Callable[[Told], list[Message]]:
+    # One that could not be told is looked for again at once.
+    waits = any(told.attempts for told in receivers.told)
+    due = waits or now.timestamp() - receivers.drift_at >= DRIFT_SECONDS
+    if "drift" not in spec.notifications.about or not due:
+        return lambda told: []
     look = look_for_drift(parts, spec)
     if look.not_looked:
-        return []
+        return lambda told: []
+    receivers.drift_at = now.timestamp()
     found = [finding.sentence for finding in look.findings]
-    fresh = [Message("drift", f"{spec.name}: {text}", bad=True) for text in found if text not in told.drift]
-    told.drift, told.drift_at = found, now.timestamp()
+
+    def fresh(told: Told) -> list[Message]:
+        new = [text for text in found if text not in told.drift]
+        told.drift = list(found)
+        return [Message("drift", f"{spec.name}: {text}", bad=True) for text in new]
+
     return fresh

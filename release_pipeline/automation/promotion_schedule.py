@@ -1,5 +1,8 @@
 """The promotion schedule: at a cron time, what the gate has passed is promoted; anything else stays."""
 
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext
@@ -10,6 +13,9 @@ from release_pipeline.gate.verdict import Action
 from release_pipeline.rollout.parts import connect_parts
 from release_pipeline.rollout.state import Stage, current_release
 from release_pipeline.workspace.sql.warehouse import within
+
+#: So late a schedule may fire: Dagster's daemon makes up for a time that it has missed, whenever it is up again.
+MOST_LATE: Final = timedelta(minutes=15)
 
 
 def build_promotion_schedule(model: ModelContext, promote_job: dg.JobDefinition) -> dg.ScheduleDefinition | None:
@@ -31,6 +37,12 @@ def build_promotion_schedule(model: ModelContext, promote_job: dg.JobDefinition)
         description="Promotes what the gate has passed, at this time and no other.",
     )
     def promotion(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        late = datetime.now(UTC) - context.scheduled_execution_time
+        if late > MOST_LATE:
+            return dg.SkipReason(
+                f"the promotion of {context.scheduled_execution_time:%Y-%m-%d %H:%M %Z} is {_told(late)} late, more "
+                f"than {_told(MOST_LATE)}: what was meant for that time is not done at another; it waits for the next."
+            )
         try:
             parts = connect_parts(spec, actor=f"schedule:{spec.name}_promotion", progress=context.log.info)
             entries = parts.ledger.read()
@@ -50,3 +62,7 @@ def build_promotion_schedule(model: ModelContext, promote_job: dg.JobDefinition)
         )
 
     return promotion
+
+
+def _told(time: timedelta) -> str:
+    return f"{time.total_seconds() / 60:.0f} min"

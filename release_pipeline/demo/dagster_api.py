@@ -79,11 +79,11 @@ class DagsterApi:
                 f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=TIMEOUT_SECONDS
             )
             answer.raise_for_status()
+            body = answer.json()
         except requests.RequestException as error:
             raise WorkspaceUnreachable(
                 f"Dagster does not answer at {self.url} ({type(error).__name__}); start it with `release-pipeline dev`."
             ) from None
-        body = answer.json()
         if body.get("errors"):
             raise WorkspaceUnreachable(f"Dagster at {self.url}: {body['errors'][0]['message']}")
         return dict(body["data"])

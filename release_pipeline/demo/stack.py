@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 from release_pipeline.errors import NotConfigured, WorkspaceUnreachable
 
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 
 

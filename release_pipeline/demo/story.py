@@ -7,7 +7,7 @@ end it checks that alias, endpoint and ledger agree and that no user's request f
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,32 +66,47 @@ def example_folder() -> Path:
     return Path(release_pipeline.__file__).parent / "defs" / MODEL
 
 
-def example_spec() -> ReleaseSpec:
-    """The example's YAML, validated."""
-    file = example_folder() / "defs.yaml"
+def example_spec(folder: Path | None = None) -> ReleaseSpec:
+    """The example's YAML, validated; ``folder`` is where it lies, if it is a copy."""
+    file = (folder or example_folder()) / "defs.yaml"
     return parse_spec(yaml.safe_load(file.read_text())["attributes"], file=file)
 
 
 class Story:
-    """Runs the chapters against a started stack."""
+    """Runs the chapters against a started stack.
 
-    def __init__(self, stack: Stack, say: Callable[[str], None]) -> None:
+    Args:
+        stack: The local workspace and Dagster.
+        say: Takes each line of the story.
+        folder: Where the example lies that Dagster has loaded, if it is a copy.
+        per_second: How many questions are asked.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        say: Callable[[str], None],
+        folder: Path | None = None,
+        per_second: float = REQUESTS_PER_SECOND,
+    ) -> None:
         self._stack = stack
+        self._per_second = per_second
         self._say = say
+        self._folder = folder or example_folder()
         self._load: subprocess.Popen[bytes] | None = None
         self.load_log = stack.data / "load.jsonl"
-        self.spec = example_spec()
+        self.spec = example_spec(self._folder)
         self.parts: Parts = connect_parts(self.spec, actor="demo", progress=lambda line: None)
         self._dagster = DagsterApi(stack.ui_url)
 
-    def run(self) -> list[Ended]:
-        """All chapters in order, questions being asked all the while.
+    def run(self, chapters: Sequence[Chapter] = CHAPTERS) -> list[Ended]:
+        """The chapters in order, questions being asked all the while.
 
         Raises:
             StoryFailed: A release did not end as it must.
         """
         try:
-            return [self._chapter(chapter) for chapter in CHAPTERS]
+            return [self._chapter(chapter) for chapter in chapters]
         finally:
             self.stop_load()
 
@@ -107,13 +122,13 @@ class Story:
             self._load = None
 
     def _start_load(self) -> None:
-        self._say(f"questions at {REQUESTS_PER_SECOND:g} a second to {self.parts.endpoint.query_url}")
+        self._say(f"questions at {self._per_second:g} a second to {self.parts.endpoint.query_url}")
         with (self._stack.data / "load.log").open("wb") as log:
             self._load = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "release_pipeline.demo.load", "--endpoint", self.spec.endpoint_name),
-                    *("--questions", str(example_folder() / "questions.txt"), "--log", str(self.load_log)),
-                    *("--rate", str(REQUESTS_PER_SECOND)),
+                    *("--questions", str(self._folder / "questions.txt"), "--log", str(self.load_log)),
+                    *("--rate", str(self._per_second)),
                 ],
                 stdout=log,
                 stderr=log,

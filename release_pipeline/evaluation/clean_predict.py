@@ -10,12 +10,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+FORMS = ("dataframe_records", "dataframe_split", "inputs", "instances")
+"""Keys under which a request carries what a classical model takes; an agent takes the request as it is."""
+
+
+def ask(model: Any, request: dict[str, Any]) -> Any:
+    """What a model answers to a request's body, which is read as a scoring server reads it."""
+    forms = [form for form in FORMS if form in request]
+    if not forms:
+        return model.predict(request)
+    if getattr(model.metadata, "_is_signature_from_type_hint", bool)():
+        data = request[forms[0]]  # MLflow makes of it what the hint says
+    else:
+        from mlflow.pyfunc import scoring_server
+
+        body = {form: request[form] for form in forms}
+        data = scoring_server.infer_and_parse_data(body, model.metadata.get_input_schema())
+    return model.predict(data, params=request.get("params"))
+
 
 def answer(model: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Predict once and, where the model streams, stream once; says what went wrong, if anything."""
     started = time.perf_counter()
     try:
-        output = model.predict(request)
+        output = ask(model, request)
     except Exception as error:  # user code runs here
         return {"problem": f"predict raised {type(error).__name__}: {str(error)[:300]}"}
     result: dict[str, Any] = {"milliseconds": round(1000 * (time.perf_counter() - started), 1)}
@@ -43,15 +61,14 @@ def _streams(model: Any) -> bool:
 
 def _stream_problem(model: Any, request: dict[str, Any]) -> tuple[str | None, int]:
     """A stream must end with a closed item, and the deltas must carry that item's id."""
+    events = list[dict[str, Any]]()
     try:
-        events = [
-            event if isinstance(event, dict) else event.model_dump(exclude_none=True)
-            for event in model.predict_stream(request)
-        ]
-    except NotImplementedError:
-        return None, 0
+        for event in model.predict_stream(request):
+            events.append(event if isinstance(event, dict) else event.model_dump(exclude_none=True))
     except Exception as error:  # user code runs here
-        return f"predict_stream raised {type(error).__name__}: {str(error)[:300]}", 0
+        if isinstance(error, NotImplementedError) and not events:
+            return None, 0  # what MLflow raises for a model without a stream
+        return f"predict_stream raised {type(error).__name__}: {str(error)[:300]}", len(events)
     if not events:
         return "predict_stream gave no events", 0
     if "type" not in events[0]:

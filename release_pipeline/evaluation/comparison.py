@@ -5,12 +5,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from release_pipeline.errors import ModelInvalid, SpecError
+from release_pipeline.evaluation.clean_predict import ask
 from release_pipeline.evaluation.dataset import Example
-from release_pipeline.evaluation.scorers import FAILED, load_scorer
+from release_pipeline.evaluation.mlflow_scorers import built_in, check_model
+from release_pipeline.evaluation.scorers import BUILT_IN, FAILED, load_scorer
 from release_pipeline.spec import EvaluationPart
+
+if TYPE_CHECKING:
+    from mlflow.genai.scorers import Scorer
 
 TAG_EVALUATION = "release_pipeline.evaluation"
 
@@ -50,11 +55,11 @@ def score_model(
 
     Raises:
         ModelInvalid: The model cannot be loaded.
-        SpecError: A scorer gave no value on any row.
+        SpecError: There is no such scorer, or it gave no value on any row.
     """
     import mlflow
-    from mlflow.genai.scorers import scorer
 
+    named = [_scorer(name, folder) for name in scorers]
     try:
         model = mlflow.pyfunc.load_model(model_uri)
     except Exception as error:  # user code runs here
@@ -65,13 +70,14 @@ def score_model(
 
     def predict(**inputs: Any) -> Any:
         try:
-            answer = model.predict(inputs)
+            answer = ask(model, inputs)
         except Exception as error:  # one failing row is a score of 0, not the end of the evaluation
             return {FAILED: type(error).__name__}
-        return answer.model_dump() if hasattr(answer, "model_dump") else answer
+        return _plain(answer)
 
-    named = [scorer(load_scorer(name, folder), name=_metric_name(name)) for name in scorers]
     rows = [{"inputs": example.inputs, "expectations": example.expectations} for example in examples]
+    # Another experiment may be the active one of this process, in which MLflow would not take up the run.
+    mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)
     with mlflow.start_run(run_id=run_id):
         result = mlflow.genai.evaluate(data=rows, predict_fn=predict, scorers=named)
         silent = [name for name in scorers if _mean(name) not in result.metrics]
@@ -132,6 +138,31 @@ def compare(
         )
         for name in part.scorers
     ]
+
+
+def _plain(answer: Any) -> Any:
+    """An answer as an endpoint gives it: a table, or a column, as a list of records, an array as a list."""
+    if hasattr(answer, "model_dump"):
+        return answer.model_dump()
+    if hasattr(answer, "to_frame"):
+        answer = answer.to_frame()
+    if hasattr(answer, "columns"):
+        return answer.to_dict("records")
+    return answer.tolist() if hasattr(answer, "tolist") else answer
+
+
+def _scorer(name: str, folder: Path) -> "Scorer":
+    """A scorer under the name of its metric: the YAML's name without the file."""
+    from mlflow.genai.scorers import Scorer, scorer
+
+    found: Any = None if name in BUILT_IN else built_in(name, f"evaluation.scorers: {name}", name.lower())
+    found = found or load_scorer(name, folder)
+    if isinstance(found, Scorer):
+        check_model(found, f"evaluation.scorers: {name}")
+        named: Scorer = found.model_copy(update={"name": _metric_name(name)})
+    else:
+        named = scorer(found, name=_metric_name(name))
+    return named
 
 
 def _mean(scorer_name: str) -> str:

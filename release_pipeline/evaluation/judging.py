@@ -4,15 +4,15 @@ What the scorer says of a request becomes a badness. Nothing else leaves this mo
 error only its type, because its text may quote the body.
 """
 
-import importlib.util
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from release_pipeline.errors import SpecError
+from release_pipeline.evaluation.mlflow_scorers import built_in, check_model
 from release_pipeline.evaluation.scorers import load_scorer
 from release_pipeline.spec_gate import Metric
 from release_pipeline.workspace.badness import badness_of
@@ -90,24 +90,17 @@ def _load(metric: Metric, folder: Path) -> "Scorer":
     import mlflow.genai.scorers as scorers
 
     name = metric.scorer or ""
-    found = getattr(scorers, name, None) if name.isidentifier() else None
-    if inspect.isclass(found) and issubclass(found, scorers.Scorer):
-        try:
-            scorer: Scorer = cast("Callable[[], Scorer]", found)()
-        except Exception as error:  # a scorer whose parameters have no defaults
-            raise SpecError(
-                f"gate.metrics: {name}, the scorer of {metric.name}, cannot be made without parameters "
-                f"({type(error).__name__}); make it in a file beside the YAML, scorers.py with "
-                f"`{metric.name} = {name}(...)`, and write scorers.py:{metric.name}."
-            ) from None
+    whose = f"gate.metrics: {name}, the scorer of {metric.name},"
+    found = built_in(name, whose, metric.name)
+    if found is not None:
+        scorer = found
     elif ":" in name:
         function = load_scorer(name, folder, field="gate.metrics")
-        made = function if isinstance(function, scorers.Scorer) else scorers.scorer(function, name=metric.name)
-        scorer = made
+        scorer = function if isinstance(function, scorers.Scorer) else scorers.scorer(function, name=metric.name)
     else:
         raise SpecError(
-            f"gate.metrics: {name}, the scorer of {metric.name}, is not a class in mlflow.genai.scorers; use one, such "
-            "as Safety, or file.py:function beside the YAML."
+            f"{whose} is not a class in mlflow.genai.scorers; use one, such as Safety, or file.py:function beside the "
+            "YAML."
         )
     needs = frozenset(getattr(scorer, "required_columns", ())) | {
         parameter.name
@@ -120,45 +113,10 @@ def _load(metric: Metric, folder: Path) -> "Scorer":
         lacks = ["session"]
     if lacks:
         raise SpecError(
-            f"gate.metrics: {name}, the scorer of {metric.name}, needs {lacks[0]}, which a logged request does not "
-            "have; use one of inputs and outputs."
+            f"{whose} needs {lacks[0]}, which a logged request does not have; use one of inputs and outputs."
         )
-    if "model" in type(scorer).model_fields or hasattr(scorer, "template_variables"):
-        _check_model(scorer, metric)
+    check_model(scorer, whose)
     return scorer
-
-
-def _check_model(scorer: "Scorer", metric: Metric) -> None:
-    """Point ``endpoints:/`` at this workspace, and refuse a model that cannot be asked with what is installed.
-
-    MLflow would say so for each request, after it has waited for retries.
-    """
-    from mlflow.deployments import get_deployments_target, set_deployments_target
-    from mlflow.exceptions import MlflowException
-    from mlflow.genai.judges.utils import get_default_model
-
-    try:
-        get_deployments_target()
-    except MlflowException:  # nobody has said where else
-        set_deployments_target("databricks")
-    model = getattr(scorer, "model", None) or get_default_model()
-    refused = f"gate.metrics: {metric.scorer}, the scorer of {metric.name}, "
-    if model == "databricks" and not _installed("databricks.agents"):
-        raise SpecError(
-            f"{refused}asks Databricks' own judge, which needs the package databricks-agents; install it, or name an "
-            "endpoint: MLFLOW_GENAI_JUDGE_DEFAULT_MODEL=databricks:/<endpoint>, or model= in a file beside the YAML."
-        )
-    if model.startswith("endpoints:/") and hasattr(scorer, "template_variables") and not _installed("litellm"):
-        raise SpecError(
-            f"{refused}cannot ask {model} without the package litellm; write databricks:/{model[len('endpoints:/') :]}."
-        )
-
-
-def _installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # not even the package around it
-        return False
 
 
 def _told(raised: Exception) -> str:

@@ -19,6 +19,7 @@ import yaml
 
 from release_pipeline.errors import ModelInvalid
 from release_pipeline.evaluation import clean_predict
+from release_pipeline.package_index import uv_variables
 from release_pipeline.spec import PredeployPart
 
 
@@ -51,7 +52,7 @@ def predict_examples(
         python = _uv_python(Path(model)) if part.environment == "uv" else [sys.executable]
         command = [*python, str(Path(clean_predict.__file__)), model, str(requests_file), str(results_file)]
         # Without an experiment, mlflow's tracing in a fresh process would hang for minutes at its end.
-        environment = {**os.environ, **_index_settings(), "MLFLOW_EXPERIMENT_ID": experiment_id}
+        environment = {**uv_variables(), **os.environ, "MLFLOW_EXPERIMENT_ID": experiment_id}
         environment.pop("VIRTUAL_ENV", None)
         try:
             ended = subprocess.run(
@@ -92,28 +93,3 @@ def _uv_python(model: Path) -> list[str]:
         str(model / "requirements.txt"),
         "python",
     ]
-
-
-def _index_settings() -> dict[str, str]:
-    """The client uv does not read pip's configuration; hand it the index that pip would use."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        version("pip")
-    except PackageNotFoundError:
-        return {}
-    listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
-    ).stdout
-    found: dict[str, str] = {}
-    for line in listed.splitlines():
-        key, _, value = line.partition("=")
-        found[key.rpartition(".")[2].strip()] = value.strip().strip("'\"")
-    settings = {
-        "UV_DEFAULT_INDEX": found.get("index-url"),
-        # pip writes several as lines of one value.
-        "UV_INDEX": " ".join(found.get("extra-index-url", "").replace("\\n", " ").split()),
-        "UV_FIND_LINKS": found.get("find-links"),
-        "SSL_CERT_FILE": found.get("cert"),
-    }
-    return {name: value for name, value in settings.items() if value and name not in os.environ}

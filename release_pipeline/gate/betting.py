@@ -21,7 +21,7 @@ itself takes a quicker way, whose last digits may differ from those of the same 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
@@ -120,6 +120,12 @@ def harm_increment(champion: ArrayLike, challenger: ArrayLike, level: float, tol
         Log-capital increments, shape ``(..., 16)``; 0 where an arm has no rows, which says nothing.
     """
     return _paired(champion, challenger, level, tolerance, 1.0)
+
+
+@lru_cache(maxsize=4096)
+def kept(increment: Callable[..., Floats], *arguments: tuple[int, ...] | float) -> tuple[float, ...]:
+    """An increment of whole-number counts, kept: where what is bad is rare, the same blocks come again and again."""
+    return tuple(increment(*arguments).tolist())
 
 
 def noninferiority_increment(champion: ArrayLike, challenger: ArrayLike, level: float, margin: float) -> Floats:

@@ -14,6 +14,7 @@ roll back, but is waited for only if it had enough rows before the release.
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from release_pipeline.gate.betting import (
@@ -24,7 +25,7 @@ from release_pipeline.gate.betting import (
     requests_left,
 )
 from release_pipeline.gate.doubts import doubtful
-from release_pipeline.gate.evidence import Bet, EvidenceState
+from release_pipeline.gate.evidence import Bet, EvidenceState, MetricEvidence
 from release_pipeline.gate.holds import no_data, share_mismatch, unhealthy, updating
 from release_pipeline.gate.observations import Counts, Series
 from release_pipeline.gate.verdict import (
@@ -57,6 +58,8 @@ __all__ = [
 
 #: Rows that the frozen level counts for when the champion's present rate is estimated for ``requests_left``.
 _LEVEL_ROWS: Final = 20
+#: Between two blocks nothing is bet, so most looks ask for what the look before has asked for.
+_kept_e_value = lru_cache(maxsize=1024)(e_value)
 #: Metrics that a sentence names before it says how many more there are.
 _MOST_NAMED: Final = 3
 
@@ -99,7 +102,7 @@ def decide(state: EvidenceState, signals: Signals, spec: ReleaseSpec, step: int)
     if not required:
         sentence = f"{_verb(action)} from {place}: its time is over; no metric is required, so nothing was proven."
         return Verdict(action, GoReason.NOTHING_REQUIRED, sentence, metrics)
-    return Verdict(action, GoReason.SHOWN, f"{_verb(action)} from {place}: {_proof(required)}.", metrics)
+    return Verdict(action, GoReason.SHOWN, f"{_verb(action)} from {place}: {_proof(state, required, step)}.", metrics)
 
 
 def decide_first_release(state: EvidenceState, signals: Signals, spec: ReleaseSpec) -> Verdict:
@@ -132,7 +135,7 @@ def decide_first_release(state: EvidenceState, signals: Signals, spec: ReleaseSp
     missing = [metric for metric in required if not metric.shown]
     if missing:
         return _undecided(missing, signals, spec, metrics, 0)
-    promote = Verdict(Action.PROMOTE, GoReason.SHOWN, f"Promote {place}: {_proof(required)}.", metrics)
+    promote = Verdict(Action.PROMOTE, GoReason.SHOWN, f"Promote {place}: {_proof(state, required, 0)}.", metrics)
     return doubtful(state, signals, spec, required, metrics, 0) or promote
 
 
@@ -145,26 +148,28 @@ def _compare(
         return _bound(state, spec, metric, segment, step)
     evidence, level = state.metric(metric.name, segment), state.levels[Series(metric.name, segment)]
     rows, good = evidence.seen(step), evidence.account(Bet.NONINFERIORITY).at(step)
-    good_e, left = e_value(good), None
+    good_e, left = _kept_e_value(good), None
     if 0 < share < 1 and good_e < 1 / spec.gate.alpha:
         rate, per_champion = _expected_rate(rows.champion, level), (1 - share) / share
         champion, challenger = [per_champion * (1 - rate), per_champion * rate], [1 - rate, rate]
         growth = noninferiority_increment(champion, challenger, level, margin)
         left = requests_left(good, growth, -math.log(spec.gate.alpha))
-    harm_e = e_value(evidence.account(Bet.HARM).carried())
-    return _verdict_of(state, spec, metric, segment, step, harm_e, good_e, left, margin=margin, bound=None)
+    harm_e = _kept_e_value(evidence.account(Bet.HARM).carried())
+    return _verdict_of(state, spec, metric, segment, evidence, step, harm_e, good_e, left, margin=margin, bound=None)
 
 
 def _bound(state: EvidenceState, spec: ReleaseSpec, metric: Metric, segment: str, step: int) -> MetricVerdict:
     """One series against its absolute bound, if it has one."""
     evidence = state.metric(metric.name, segment)
     rows, good = evidence.seen(step), evidence.account(Bet.BELOW).at(step)
-    good_e, left = e_value(good), None
+    good_e, left = _kept_e_value(good), None
     if metric.bound is not None and good_e < 1 / spec.gate.alpha:
         rate = _expected_rate(rows.challenger, state.levels[Series(metric.name, segment)])
         left = requests_left(good, below_increment([1 - rate, rate], metric.bound), -math.log(spec.gate.alpha))
-    harm_e = e_value(evidence.account(Bet.ABOVE).carried())
-    return _verdict_of(state, spec, metric, segment, step, harm_e, good_e, left, margin=None, bound=metric.bound)
+    harm_e = _kept_e_value(evidence.account(Bet.ABOVE).carried())
+    return _verdict_of(
+        state, spec, metric, segment, evidence, step, harm_e, good_e, left, margin=None, bound=metric.bound
+    )
 
 
 def _verdict_of(
@@ -172,6 +177,7 @@ def _verdict_of(
     spec: ReleaseSpec,
     metric: Metric,
     segment: str,
+    evidence: MetricEvidence,
     step: int,
     harm_e: float,
     good_e: float,
@@ -181,7 +187,7 @@ def _verdict_of(
     bound: float | None,
 ) -> MetricVerdict:
     """The bets on one series held against their limits; alpha is split over guards and segments, for harm alone."""
-    labels, evidence = state.segments(metric.name), state.metric(metric.name, segment)
+    labels = state.segments(metric.name)
     harm_limit, good_limit = len(labels) / spec.gate.alpha_of(metric), 1 / spec.gate.alpha
     rows = evidence.seen(step)
     champion_n, champion_bad = _sums(rows.champion)
@@ -245,9 +251,12 @@ def _rolled_back(state: EvidenceState, metrics: tuple[MetricVerdict, ...], place
     return None
 
 
-def _leftover(state: EvidenceState, missing: Iterable[MetricVerdict], step: int) -> int:
-    """Challenger rows of the first missing metric that no closed block holds."""
-    return next((state.metric(m.name, m.segment).leftover(Bet.NONINFERIORITY, step)[1] for m in missing), 0)
+def _leftover(state: EvidenceState, metrics: Iterable[MetricVerdict], step: int) -> int:
+    """Challenger rows of the first of the metrics that no closed block holds."""
+    for metric in metrics:
+        bet = Bet.BELOW if metric.margin is None else Bet.NONINFERIORITY
+        return state.metric(metric.name, metric.segment).leftover(bet, step)[1]
+    return 0
 
 
 def _undecided(
@@ -281,14 +290,21 @@ def _undecided(
     return Verdict(Action.HOLD, HoldReason.NOT_ENOUGH, f"Hold: {facts}. {outlook}{waiting}.", metrics)
 
 
-def _proof(required: list[MetricVerdict]) -> str:
+def _proof(state: EvidenceState, required: list[MetricVerdict], step: int) -> str:
     """Why every required metric counts as good enough."""
     return "; ".join(
         f"{compared(metric)}, shown to be "
         + (f"below {percent(metric.bound)}" if metric.margin is None else f"within {points(metric.margin)}")
+        + _by_fewer(metric, _leftover(state, [metric], step))
         + f" (evidence {e_text(metric.noninferiority_e)}, limit {e_text(metric.noninferiority_limit)})"
         for metric in required
     )
+
+
+def _by_fewer(metric: MetricVerdict, leftover: int) -> str:
+    """Where all rows by themselves look too bad: that those of complete times have shown it."""
+    too_bad = leftover and metric.most is not None and (metric.challenger_rate or 0) > metric.most
+    return f" by the {metric.challenger_n - leftover} whose time is complete" if too_bad else ""
 
 
 def _verb(action: Action) -> str:

@@ -9,7 +9,7 @@ slice that the watermark has passed is complete. The bets differ in what makes a
 
 - harm: complete slices of a bucket as soon as both arms together have ``gate.min_block_rows`` in them, then the next;
 - non-inferiority: a bucket that is over, if it has as many rows; larger blocks know the champion better;
-- bounds have one arm and nothing to compare it with, so any complete slice will do.
+- bounds: any complete slice, as one arm is compared with nothing.
 
 Whether a block closes depends on time and on the number of its rows only, never on how they are split over the arms:
 where lateness depends on the outcome, one arm's own number would tell its outcomes, and identical versions would be
@@ -33,10 +33,10 @@ import numpy as np
 
 from release_pipeline.gate.betting import (
     LAMBDAS,
-    Floats,
     above_increment,
     below_increment,
     harm_increment,
+    kept,
     noninferiority_increment,
 )
 from release_pipeline.gate.observations import OTHER, SEGMENT_SHARE, Arms, Baseline, Observation, Series, slice_seconds
@@ -284,18 +284,19 @@ class EvidenceState:
             key = (step, start)
             if key in keys:
                 raise ValueError(
-                    f"ingest {row.ingest} has two observations of {row.metric} in step {step}, slice "
-                    f"{start:.0f}; sum them before adding"
+                    f"ingest {row.ingest}: two observations of {row.metric} in step {step}, slice {start:.0f}; sum them"
                 )
             keys.add(key)
             if any(champion) or any(challenger):
-                fresh[key] = arms = Arms(champion, challenger)
-                seen = {**seen, step: seen[step] + arms if step in seen else arms}
+                fresh[key] = Arms(champion, challenger)
             if row.champion_unjudged or row.challenger_unjudged:
                 old, new = unjudged.get(step, (0, 0))
                 unjudged = {**unjudged, step: (old + row.champion_unjudged, new + row.challenger_unjudged)}
             if row.challenger_failed:
                 failed = {**failed, step: failed.get(step, 0) + row.challenger_failed}
+        for step in {step for step, _ in fresh}:
+            came = (arms for (at, _), arms in fresh.items() if at == step)
+            seen = {**seen, step: Arms.total((before.seen(step), *came))}
         passed = before.watermark, watermark
         accounts = {
             bet: self._advance(metric, series, bet, before.accounts.get(bet, _EMPTY), fresh, passed)
@@ -313,62 +314,65 @@ class EvidenceState:
         watermarks: tuple[float, float],
     ) -> Account:
         """Put fresh rows into open slices, then close, keep or give up each bucket's complete ones, in their order."""
-        blocks, capitals, folded, given_up = before.open, before.capitals, before.folded, before.given_up
-        closed, watermark, one_armed = before.closed, watermarks[1], bet in _ONE_ARMED
-        length = self.buckets[metric.name]
+        blocks, capitals, folded, given_up = dict(before.open), before.capitals, before.folded, before.given_up
+        closed, watermark, done, merged = before.closed, watermarks[1], False, False
+        length, one_armed = self.buckets[metric.name], bet in _ONE_ARMED
         part, patience = slice_seconds(length), (1 + GIVE_UP_AFTER_BUCKETS) * length
-        if fresh:
-            blocks = dict(blocks)
-            for key, arms in fresh.items():
-                step, start = key
-                bucket = step, start // length * length
-                if key in blocks:
-                    blocks[key] = OpenBlock(blocks[key].arms + arms, blocks[key].opened)
-                elif one_armed or (bucket[1] > watermarks[0] - patience and start >= closed.get(bucket, start)):
-                    blocks[key] = OpenBlock(arms, watermark)
-                else:
-                    given_up = {**given_up, step: given_up.get(step, _NO_ARMS) + arms}
-        complete: dict[Place, list[Place]] = {}
+        for key, arms in fresh.items():
+            step, start = key
+            bucket = step, start // length * length
+            if key in blocks:
+                blocks[key] = OpenBlock(blocks[key].arms + arms, blocks[key].opened)
+            elif one_armed or (bucket[1] > watermarks[0] - patience and start >= closed.get(bucket, start)):
+                blocks[key] = OpenBlock(arms, watermark)
+            else:
+                given_up = {**given_up, step: given_up.get(step, _NO_ARMS) + arms}
+        passed: dict[Place, list[Place]] = {}
+        # A block whose bucket was over at the ingest before is as it was, until rows come or it is given up.
+        known = min([watermarks[0], *(start - part for _, start in fresh)]) - length
         for key in blocks:
-            bucket = key[0], key[1] // length * length
-            if watermark >= (bucket[1] + length if bet is Bet.NONINFERIORITY else key[1] + part):
-                complete.setdefault(bucket, []).append(key)
-        done = set[Place]()
-        for bucket in sorted(complete):
-            (step, start), keys = bucket, sorted(complete[bucket])
-            arms = sum((blocks[key].arms for key in keys), _NO_ARMS)
-            if one_armed or sum(arms.champion) + sum(arms.challenger) >= self.gate.min_block_rows:
+            if watermark >= key[1] + part and (key[1] > known or watermark >= key[1] + patience - length):
+                passed.setdefault((key[0], key[1] // length * length), []).append(key)
+        for bucket in sorted(passed):
+            (step, start), keys = bucket, passed[bucket]
+            if len(keys) > 1:
+                keys.sort()
+                arms, opened = Arms.total([blocks[key].arms for key in keys]), min(blocks[key].opened for key in keys)
+            else:
+                arms, opened = blocks[keys[0]]
+            complete = bet is not Bet.NONINFERIORITY or watermark >= start + length
+            if complete and (one_armed or sum(arms.champion) + sum(arms.challenger) >= self.gate.min_block_rows):
                 won = capitals.get(step, _NOTHING)
-                if any(arms.challenger):
-                    won = tuple(map(add, self._increment(metric, series, bet, step, arms).tolist(), won))
-                # Without challenger rows the increment is 0, whichever the bet.
+                if any(arms.challenger):  # else the increment is 0, whichever the bet
+                    won = tuple(map(add, self._increment(metric, series, bet, step, arms), won))
                 capitals = {**capitals, step: won}
                 folded = {**folded, step: folded.get(step, _NO_ARMS) + arms}
-            elif watermark >= max(start, min(blocks[key].opened for key in keys) - length) + patience:
+            elif complete and watermark >= start + patience and watermark >= opened - length + patience:
                 given_up = {**given_up, step: given_up.get(step, _NO_ARMS) + arms}
             else:
+                if len(keys) > 1:  # they wait as one: what waits is not summed anew at every ingest
+                    for key in keys[1:]:
+                        del blocks[key]
+                    blocks[keys[0]], merged = OpenBlock(arms, opened), True
                 continue
-            done.update(keys)
+            done = True
+            for key in keys:
+                del blocks[key]
             if not one_armed:
                 closed = {**closed, bucket: min(start + length, watermark // part * part)}
-        if done:
-            blocks = {key: block for key, block in blocks.items() if key not in done}
+        if done and next(iter(closed), (0, watermark))[1] <= watermark - patience:
             closed = {bucket: until for bucket, until in closed.items() if bucket[1] > watermark - patience}
-        elif not fresh:
-            return before
-        return Account(capitals, folded, blocks, given_up, closed)
+        return Account(capitals, folded, blocks, given_up, closed) if fresh or done or merged else before
 
-    def _increment(self, metric: Metric, series: Series, bet: Bet, step: int, arms: Arms) -> Floats:
-        level = self.levels[series]
+    def _increment(self, metric: Metric, series: Series, bet: Bet, step: int, arms: Arms) -> Capitals:
         if bet is Bet.HARM:
-            return harm_increment(arms.champion, arms.challenger, level, metric.tolerance)
+            return kept(harm_increment, arms.champion, arms.challenger, self.levels[series], metric.tolerance)
         if bet is Bet.NONINFERIORITY:
             margin = metric.margin_at(step)
             assert margin is not None, "bets against the champion are placed for metrics with a margin"
-            return noninferiority_increment(arms.champion, arms.challenger, level, margin)
+            return kept(noninferiority_increment, arms.champion, arms.challenger, self.levels[series], margin)
         assert metric.bound is not None, "bets on a bound are placed for metrics with one"
-        bounded = above_increment if bet is Bet.ABOVE else below_increment
-        return bounded(arms.challenger, metric.bound)
+        return kept(above_increment if bet is Bet.ABOVE else below_increment, arms.challenger, metric.bound)
 
 
 def _bets_on(metric: Metric) -> tuple[Bet, ...]:

@@ -3,7 +3,16 @@
 import math
 from typing import Final
 
-from release_pipeline.gate.verdict import Action, Frozen, HoldReason, MetricVerdict, Signals, Verdict, percent
+from release_pipeline.gate.verdict import (
+    Action,
+    Contradiction,
+    Frozen,
+    HoldReason,
+    MetricVerdict,
+    Signals,
+    Verdict,
+    percent,
+)
 from release_pipeline.spec import ReleaseSpec
 
 #: The realised share contradicts the configured one only beyond both: standard deviations, and relative difference.
@@ -37,6 +46,9 @@ def unhealthy(signals: Signals, spec: ReleaseSpec, metrics: tuple[MetricVerdict,
         reason, sentence = HoldReason.TABLE_FROZEN, _silence(signals.frozen, signals.now)
     elif signals.update_in_progress:
         return updating(metrics)
+    elif signals.contradictions:
+        reason = HoldReason.MAPPING_CONTRADICTED
+        sentence = _contradicted(signals.contradictions, table)
     elif signals.unmapped_rows:
         reason = HoldReason.MAPPING_UNKNOWN
         sentence = (
@@ -51,6 +63,19 @@ def unhealthy(signals: Signals, spec: ReleaseSpec, metrics: tuple[MetricVerdict,
     else:
         return None
     return Verdict(Action.HOLD, reason, f"Hold: {sentence}", metrics)
+
+
+def _contradicted(found: tuple[Contradiction, ...], table: str) -> str:
+    """Which entity is shown to be what, and what a person can do."""
+    told = "; ".join(
+        f"tracers show served entity {each.entity} to be versions {' and '.join(each.versions)}, so its {each.rows} "
+        "rows belong to neither"
+        for each in found
+    )
+    return (
+        f"in {table} {told}, and nothing that came with them is stored; somebody sends the pipeline's own tracers "
+        "again: find out who, roll the release back and start it again."
+    )
 
 
 def _silence(frozen: Frozen, now: float) -> str:

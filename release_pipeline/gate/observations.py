@@ -1,6 +1,6 @@
 """What is known before anything is bet: counts of one ingest, levels from before the release, lengths of buckets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from operator import add
@@ -133,6 +133,18 @@ class Arms:
             raise ValueError(f"cannot add counts of {len(self.champion)} and {len(other.champion)} bins; count again")
         # Both arms have the same bins.
         return Arms(tuple(map(add, self.champion, other.champion)), tuple(map(add, self.challenger, other.challenger)))
+
+    @classmethod
+    def total(cls, arms: Iterable["Arms"]) -> "Arms":
+        """The sum of many, which is quicker at once than one after the other."""
+        full = [each for each in arms if each.champion]
+        if len(full) <= 2:
+            return full[0] + full[1] if len(full) == 2 else full[0] if full else cls()
+        champion, challenger = [each.champion for each in full], [each.challenger for each in full]
+        try:
+            return cls(tuple(map(sum, zip(*champion, strict=True))), tuple(map(sum, zip(*challenger, strict=True))))
+        except ValueError:
+            return sum(full, cls())  # which says what is wrong
 
     @property
     def champion_n(self) -> int:

@@ -24,6 +24,7 @@ class HoldReason(StrEnum):
     TABLE_UNREADABLE = "TABLE_UNREADABLE"
     TABLE_FROZEN = "TABLE_FROZEN"
     MAPPING_UNKNOWN = "MAPPING_UNKNOWN"
+    MAPPING_CONTRADICTED = "MAPPING_CONTRADICTED"
     SHARE_MISMATCH = "SHARE_MISMATCH"
     UNJUDGED_ROWS = "UNJUDGED_ROWS"
     UNLOGGED_ERRORS = "UNLOGGED_ERRORS"
@@ -76,6 +77,16 @@ class Frozen:
     in all the time that was looked at. None of the inference table, which has a row of each."""
 
 
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A served entity that tracers have shown to be several versions."""
+
+    entity: str
+    versions: tuple[str, ...]
+    rows: int
+    """Rows of it that wait."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
     """Facts about the release's health that the observer passes; the defaults are healthy."""
@@ -87,6 +98,7 @@ class Signals:
     frozen: Frozen | None = None
     unmapped_rows: int = 0
     """Rows whose served entity is neither the champion's nor the challenger's."""
+    contradictions: tuple[Contradiction, ...] = ()
     unlogged_errors: int = 0
     """Failures of the challenger that the endpoint has counted, and that are not in the table."""
     late_rows: int = 0

@@ -26,6 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--keep-warm-seconds", type=float, default=0.0, help="how long a removed entity's process waits for its return"
     )
+    parser.add_argument(
+        "--processes-per-entity", type=int, default=Settings.processes_per_entity, help="at most, whatever its size"
+    )
+    parser.add_argument(
+        "--logged-environments",
+        action="store_true",
+        help="run each model with the requirements that it was logged with",
+    )
     options = parser.parse_args(arguments)
     faults = Faults(
         inference_lag_seconds=options.lag,
@@ -45,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 port=options.port,
                 faults=faults,
                 keep_warm_seconds=options.keep_warm_seconds,
+                processes_per_entity=options.processes_per_entity,
+                logged_environments=options.logged_environments,
             )
         )
     except CannotServe as error:

@@ -14,28 +14,36 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from release_pipeline.local_workspace.access import Access
 from release_pipeline.local_workspace.auth import TokenAuth, WorkspaceIdHeader
+from release_pipeline.local_workspace.caller import Caller
 from release_pipeline.local_workspace.errors import ApiError
 from release_pipeline.local_workspace.serving.endpoints import ServingEndpoints
 from release_pipeline.local_workspace.settings import Settings
+from release_pipeline.local_workspace.short_tokens import ShortTokens
 from release_pipeline.local_workspace.sql.engine import SqlEngine
 from release_pipeline.local_workspace.state.database import Database
 from release_pipeline.local_workspace.state.files import FileStore
 from release_pipeline.local_workspace.state.grants import Grants
+from release_pipeline.local_workspace.state.known_resources import KnownResources
 from release_pipeline.local_workspace.state.object_permissions import ObjectPermissions
 from release_pipeline.local_workspace.state.principals import Principals
 from release_pipeline.local_workspace.state.registry import ModelRegistry
+from release_pipeline.local_workspace.state.secrets import SecretStore
 from release_pipeline.local_workspace.wire import (
     catalogs,
     faults,
     files,
     identity,
+    known_resources,
     object_permissions,
     openai,
     permissions,
     principals,
     queries,
     registry,
+    review,
+    secrets,
     serving,
     statements,
     tables,
@@ -57,7 +65,11 @@ class LocalWorkspace:
         registry: Unity Catalog registered models and their versions.
         grants: Unity Catalog privileges.
         principals: Users and service principals.
-        object_permissions: Who may do what with the SQL warehouse.
+        object_permissions: Who may do what with the SQL warehouse, and with what is only known by name.
+        known_resources: What is only known by name.
+        secrets: Secret scopes and their secrets.
+        tokens: Short-lived tokens of scoring processes.
+        access: Who may do what.
         sql: Tables and the Databricks SQL that reads them.
         tracking: mlflow's own tracking server, mounted.
         serving: Model Serving endpoints and their scoring processes.
@@ -70,6 +82,10 @@ class LocalWorkspace:
     grants: Grants = field(init=False)
     principals: Principals = field(init=False)
     object_permissions: ObjectPermissions = field(init=False)
+    known_resources: KnownResources = field(init=False)
+    secrets: SecretStore = field(init=False)
+    tokens: ShortTokens = field(init=False)
+    access: Access = field(init=False)
     sql: SqlEngine = field(init=False)
     tracking: MlflowApp = field(init=False)
     serving: ServingEndpoints = field(init=False)
@@ -82,14 +98,22 @@ class LocalWorkspace:
         self.grants = Grants(self.database, self.settings.catalogs, self.settings.user_name)
         self.principals = Principals(self.database, self.settings.user_name)
         self.object_permissions = ObjectPermissions(self.database)
+        self.known_resources = KnownResources(self.database)
+        self.secrets = SecretStore(data_dir, self.settings.user_name)
+        self.tokens = ShortTokens()
+        self.access = Access(self)
         self.sql = SqlEngine(data_dir, self.settings.catalogs)
         self.tracking = MlflowApp(data_dir)
         self.serving = ServingEndpoints(self)
 
-    def owner_of_token(self, token: bytes) -> str | None:
-        """Whose token it is, other than the workspace's own user's; None where it is nobody's."""
-        principal = self.principals.of_token(token)
-        return principal.name if principal else None
+    def owner_of_token(self, token: bytes) -> Caller | None:
+        """Whom a token stands for, other than the workspace's own user; None where it is nobody's."""
+        if principal := self.principals.of_token(token):
+            return Caller(principal.name)
+        who = self.tokens.of(token)
+        # On behalf of somebody who was deleted nobody acts.
+        gone = who is not None and who.scopes is not None and self.principals.named(who.name) is None
+        return None if gone else who
 
     async def start(self) -> None:
         """Starts the parts that run by themselves; the tracking server goes on loading in the background."""
@@ -138,7 +162,7 @@ def all_routes(workspace: LocalWorkspace) -> list[Route]:
     """Every route that the workspace answers; the mounted tracking server's catch-alls come last."""
     # The query routes lead: they are the ones whose speed matters, and routes are tried in order.
     parts = [queries, openai, serving, statements, tables, registry, files, identity, principals]
-    parts += [catalogs, permissions, object_permissions, faults, tracking]
+    parts += [catalogs, permissions, object_permissions, known_resources, secrets, faults, review, tracking]
     return [route for part in parts for route in part.routes(workspace)]
 
 

@@ -3,43 +3,59 @@
 import base64
 import binascii
 import hmac
+import json
 from collections.abc import Callable, Iterable
+from typing import Final
+from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from release_pipeline.local_workspace.caller import set_caller
+from release_pipeline.local_workspace.caller import Caller, set_caller
+from release_pipeline.local_workspace.scopes import refusal
 
-# Presigned links carry a signature of their own and are fetched without the token by every client.
+# Presigned links carry a signature of their own and are fetched without the token by every client. The review page asks
+# for the token itself, and holds nothing before.
 _OPEN_PATHS = ("/.well-known/databricks-config",)
-_OPEN_PREFIXES = ("/presigned/",)
+_OPEN_PREFIXES = ("/presigned/", "/review/")
 _REFUSAL = b'{"error_code":"UNAUTHENTICATED","message":"Credential was not sent or is not valid."}'
+#: Stands for the workspace's own user, who is no caller that anything is checked for.
+_OWNER: Final = Caller("")
 
 
 class TokenAuth:
-    """Answers 401 to every HTTP request without the token, before anything of it is read.
+    """Answers 401 to every HTTP request without a token, before anything of it is read, and 403 beyond its scopes.
 
     Accepted are ``Authorization: Bearer <token>`` and, as the service does, basic authentication as the user
     ``token`` with the token as its password. The comparison takes the same time for every wrong token.
 
     Args:
-        owner_of: Whose another token is, None where it is nobody's.
+        owner_of: Whom another token stands for, None where it is nobody's.
     """
 
-    def __init__(self, app: ASGIApp, token: str, owner_of: Callable[[bytes], str | None] = lambda token: None) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str, owner_of: Callable[[bytes], Caller | None] = lambda token: None
+    ) -> None:
         self._app = app
         self._token = token.encode()
         self._owner_of = owner_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on, or answers 401."""
-        if scope["type"] != "http" or _is_open(scope["path"]) or self._accepts(scope["headers"]):
+        """Passes the request on, or answers 401 or 403."""
+        if scope["type"] != "http" or _is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_REFUSAL)).encode())]
-        await send({"type": "http.response.start", "status": 401, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else _REFUSAL})
+        who = self._sender(scope["headers"])
+        if who is None:
+            await _refuse(scope, send, 401, _REFUSAL)
+        elif reason := refusal(who, scope["method"], quote(scope["path"])):
+            body = json.dumps({"error_code": "PERMISSION_DENIED", "message": reason}).encode()
+            await _refuse(scope, send, 403, body)
+        else:
+            if who is not _OWNER:
+                set_caller(who)
+            await self._app(scope, receive, send)
 
-    def _accepts(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    def _sender(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller | None:
         credential = next((value for name, value in headers if name == b"authorization"), b"")
         scheme, _, rest = credential.partition(b" ")
         given = b""
@@ -49,17 +65,14 @@ class TokenAuth:
             try:
                 user, _, password = base64.b64decode(rest, validate=True).partition(b":")
             except binascii.Error:
-                return False
+                return None
             given = password if user == b"token" else b""
         # An empty token would be sent by everybody; it opens nothing.
         if not given:
-            return False
+            return None
         if hmac.compare_digest(given, self._token):
-            return True
-        owner = self._owner_of(given)
-        if owner is not None:
-            set_caller(owner)
-        return owner is not None
+            return _OWNER
+        return self._owner_of(given)
 
 
 class WorkspaceIdHeader:
@@ -81,6 +94,12 @@ class WorkspaceIdHeader:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+async def _refuse(scope: Scope, send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 def _is_open(path: str) -> bool:

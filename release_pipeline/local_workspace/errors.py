@@ -2,6 +2,7 @@
 
     ApiError
     ├── InvalidParameter   400 INVALID_PARAMETER_VALUE
+    ├── PermissionDenied   403 PERMISSION_DENIED
     ├── NotFound           404 RESOURCE_DOES_NOT_EXIST
     ├── AlreadyExists      400 RESOURCE_ALREADY_EXISTS
     └── Conflict           409 RESOURCE_CONFLICT
@@ -36,6 +37,13 @@ class InvalidParameter(ApiError):
     """A field has a value that the service refuses."""
 
     error_code = "INVALID_PARAMETER_VALUE"
+
+
+class PermissionDenied(ApiError):
+    """The caller is known and may not do this."""
+
+    status = 403
+    error_code = "PERMISSION_DENIED"
 
 
 class NotFound(ApiError):

@@ -32,6 +32,14 @@ class Faults:
         update_seconds: Shortest time that an update of an endpoint takes, on top of starting its workers.
         updates_to_fail: That many of the next updates of endpoints are taken and then end as UPDATE_FAILED. The server
             counts down.
+        credential_seconds: How long the credentials of scoring processes are taken; new ones come after half of it.
+        enforce_grants: Whether Unity Catalog privileges and the warehouse's permissions are checked for the tokens of
+            users and service principals, too, and not only for what an agent does; and whether to see an endpoint
+            takes a permission on it. To query and to manage one always does.
+        scale_to_zero_seconds: How long nobody asks an entity with ``scale_to_zero_enabled`` before its processes
+            end; the service's is half an hour.
+        concurrency_limit: How many requests any entity answers at a time at most; None: as many as its size says.
+        queued_requests: How many more wait for their turn before one is answered 429.
     """
 
     inference_lag_seconds: float = 0.0
@@ -46,6 +54,11 @@ class Faults:
     minute_metrics: bool = False
     update_seconds: float = 0.0
     updates_to_fail: int = 0
+    credential_seconds: float = 3600.0
+    enforce_grants: bool = False
+    scale_to_zero_seconds: float = 1800.0
+    concurrency_limit: int | None = None
+    queued_requests: int = 256
 
     def __post_init__(self) -> None:
         self.change({each.name: getattr(self, each.name) for each in fields(self)})
@@ -93,6 +106,14 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "minute_metrics": _SWITCH,
     "update_seconds": _DURATION,
     "updates_to_fail": (lambda value: type(value) is int and value >= 0, "a whole number, 0 or more"),
+    "credential_seconds": (lambda value: _is_duration(value) and value >= 1, "a number of seconds, 1 or more"),
+    "enforce_grants": _SWITCH,
+    "scale_to_zero_seconds": _DURATION,
+    "concurrency_limit": (
+        lambda value: value is None or (type(value) is int and value > 0),
+        "a whole number above 0, or null",
+    ),
+    "queued_requests": (lambda value: type(value) is int and value >= 0, "a whole number, 0 or more"),
 }
 
 
@@ -111,6 +132,9 @@ class Settings:
         faults: Misbehaviour on request, which may change while the workspace runs.
         keep_warm_seconds: How long the scoring process of an entity that was removed waits for the same entity to
             come back to the same endpoint, which is then ready at once.
+        processes_per_entity: How many scoring processes an entity has at most, whatever its workload size.
+        logged_environments: Whether each model runs in an environment of its own with what it was logged with, built
+            by uv; otherwise with the workspace's own Python and packages.
     """
 
     data_dir: Path
@@ -122,6 +146,8 @@ class Settings:
     catalogs: tuple[str, ...] = ("main",)
     faults: Faults = field(default_factory=Faults)
     keep_warm_seconds: float = 0.0
+    processes_per_entity: int = 4
+    logged_environments: bool = False
 
     @property
     def url(self) -> str:

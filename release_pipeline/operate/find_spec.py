@@ -1,21 +1,13 @@
 """Finds a release's YAML by the name of its model, for commands that people type."""
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from release_pipeline.errors import SpecError
+from release_pipeline.operate.spec_files import FILE, spec_files
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_file import read_spec
-
-_PACKAGED: Final = Path(__file__).parents[1] / "defs"
-_FILE: Final = "defs.yaml"
-#: Every YAML of a release says this somewhere; a quick look saves reading the others.
-_COMPONENT: Final = "ReleasePipelineComponent"
-#: Folders with very many files and no release of the user's own.
-_NEVER: Final = ("node_modules", "site-packages", "__pycache__")
 
 
 @dataclass(frozen=True)
@@ -32,12 +24,10 @@ class Found:
 
 
 def find_specs(folder: Path | None = None) -> Found:
-    """All releases below ``folder``, the current one by default, and below ``release_pipeline/defs``."""
+    """All releases below ``folder``, the current one by default; those that the package ships where it has none."""
     specs: dict[Path, ReleaseSpec] = {}
     broken: list[str] = []
-    for file in sorted({*_files(_PACKAGED), *_files(folder or Path.cwd())}):
-        if _COMPONENT not in file.read_text(encoding="utf-8", errors="replace"):
-            continue
+    for file in spec_files(folder):
         try:
             specs[file] = read_spec(file, with_model=False)
         except SpecError as error:
@@ -65,16 +55,25 @@ def find_spec(model: str, file: Path | None = None) -> ReleaseSpec:
     known = f"the models there are {_list(sorted({spec.name for spec in found.specs.values()}))}"
     problems = f" Not readable: {' '.join(found.broken)}" if found.broken else ""
     raise SpecError(
-        f"no {_FILE} below {Path.cwd()} has a release of {model}; "
+        f"no {FILE} below {Path.cwd()} has a release of {model}; "
         f"{known if found.specs else 'there is none of any model'}. Name its file with --spec.{problems}"
     )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NEVER)
-        if _FILE in files:
-            yield (Path(path) / _FILE).resolve()
+def chosen_specs(models: tuple[str, ...], file: Path | None = None) -> tuple[list[ReleaseSpec], list[str]]:
+    """The releases of the models that are named, of all of the project where none is; and what is wrong with others.
+
+    Raises:
+        SpecError: One that is named is not there, or wrong; or the project has none at all.
+    """
+    if file is not None and len(models) != 1:
+        raise SpecError("--spec names the file of one MODEL; name that, too.")
+    if models:
+        return [find_spec(model, file) for model in dict.fromkeys(models)], []
+    found = find_specs()
+    if not found.specs and not found.broken:
+        raise SpecError(f"there is no release below {Path.cwd()}; go to the project's folder.")
+    return sorted(found.specs.values(), key=lambda spec: spec.name), list(found.broken)
 
 
 def _list(names: Iterable[object]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from release_pipeline.operate.session import operator_command
+from release_pipeline.operate.session import model_argument, operator_command
 
 if TYPE_CHECKING:
     from release_pipeline.operate.history import History
@@ -26,7 +26,7 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @click.option("--at", "at", metavar="TIME", callback=_moment,
               help="What served at this time, ISO 8601; without a zone it is UTC.")  # fmt: skip
 @operator_command
@@ -36,6 +36,9 @@ def history(model: str, at: tuple[datetime, bool] | None, file: Path | None, as_
     \b
         release-pipeline history my_agent
         release-pipeline history my_agent --at 2026-11-21T03:00+01:00
+
+    Exit codes: 0 it is told; 1 the workspace could not be read, or with --at the ledger begins later; 2 a mistake in
+    what was asked.
     """
     from release_pipeline.clock import SystemClock
     from release_pipeline.operate import history_text

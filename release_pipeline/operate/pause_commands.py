@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError, WorkspaceUnreachable
+from release_pipeline.operate.completion import complete_model
 from release_pipeline.operate.session import Session, Told, open_session, operator_command, session_of, tell
 
 if TYPE_CHECKING:
@@ -16,25 +17,40 @@ _all_option = click.option("--all", "everything", is_flag=True, help="All models
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @_all_option
 @click.option("--reason", required=True, help="Why; it is recorded in the ledger and told wherever a release waits.")
 @operator_command
 def pause(model: str | None, everything: bool, reason: str, file: Path | None, as_json: bool) -> None:
-    """Stop everything of MODEL that moves by itself, except rollbacks: steps, promotions, the queue.
+    r"""Stop everything of MODEL that moves by itself, except rollbacks: steps, promotions, the queue.
 
     A release that is paused keeps its traffic, and its guards stay on.
+
+    \b
+        release-pipeline pause my_agent --reason "incident 12"
+        release-pipeline pause --all --reason "incident 12"
+
+    Exit codes: 0 it is paused, also if it was already; 1 the workspace did not do it, with --all for one
+    model or more; 2 a mistake in what was asked.
     """
     _each(model, everything, file, as_json, lambda session: pause_model(session, reason))
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @_all_option
 @click.option("--reason", default="", help="Why; it is recorded in the ledger.")
 @operator_command
 def unpause(model: str | None, everything: bool, reason: str, file: Path | None, as_json: bool) -> None:
-    """Let the releases of MODEL move by themselves again."""
+    r"""Let the releases of MODEL move by themselves again.
+
+    \b
+        release-pipeline unpause my_agent
+        release-pipeline unpause --all
+
+    Exit codes: 0 it is not paused, also if it was not already; 1 the workspace did not do it, with --all for one
+    model or more; 2 a mistake in what was asked.
+    """
     _each(model, everything, file, as_json, lambda session: unpause_model(session, reason))
 
 

@@ -12,6 +12,7 @@ from release_pipeline.errors import EndpointError, NotAllowed, Superseded, Updat
 from release_pipeline.operate.session import (
     Session,
     Told,
+    model_argument,
     open_session,
     operator_command,
     progress,
@@ -27,15 +28,21 @@ _ATTEMPTS: Final = 10
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @release_option
 @click.option("--reason", required=True, help="Why; it is tagged on the version and recorded in the ledger.")
 @operator_command
 def rollback(model: str, release: str | None, reason: str, file: Path | None, as_json: bool) -> None:
-    """Roll a release of MODEL back: the champion gets all traffic again, and the version is rejected.
+    r"""Roll a release of MODEL back: the champion gets all traffic again, and the version is rejected.
 
     It outranks everything else and waits out an update in progress. What could not be finished stays in the ledger as
     an open intent, which the gate sensor, or the same command again, finishes.
+
+    \b
+        release-pipeline rollback my_agent --reason "wrong prices, ticket 4711"
+
+    Exit codes: 0 it is rolled back, also if it was already; 1 there is nothing to roll back, or the endpoint did not do
+    it yet; 2 a mistake in what was asked.
     """
     tell(roll_back(open_session(model, file), release, reason), as_json=as_json)
 
@@ -52,7 +59,7 @@ def roll_back(session: Session, release: str | None, reason: str) -> Told:
     from release_pipeline.rollout.state import Stage
 
     parts, name = session.parts, session.spec.name
-    before = session.release(release, parts.ledger.read())
+    before = session.release(release, parts.ledger.read(release))
     key, over = before.release, before.open_intent is None
     if over and before.stage in (Stage.ROLLED_BACK, Stage.FAILED):
         how = "was rolled back already" if before.stage is Stage.ROLLED_BACK else "failed before it had any traffic"
@@ -86,19 +93,30 @@ def roll_back(session: Session, release: str | None, reason: str) -> Told:
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @release_option
 @click.option("--override", metavar="REASON", help="Promote against the gate, for this reason; it is recorded.")
 @operator_command
 def promote(model: str, release: str | None, override: str | None, file: Path | None, as_json: bool) -> None:
-    """Promote a release of MODEL: all traffic, verified, then the alias.
+    r"""Promote a release of MODEL: all traffic, verified, then the alias.
 
     The gate is read again, with pause, windows and approval, and refuses with its sentence unless all allow it.
-    --override goes past them, from any step of the ramp; it never goes over a rollback.
+    --override goes past them, from any step of the ramp; it never goes over a rollback. It takes --release: another
+    one may have begun since you looked.
+
+    \b
+        release-pipeline promote my_agent
+        release-pipeline promote my_agent --release 20261121-140300 --override "law requires it, ticket 12"
+
+    Exit codes: 0 it is promoted, also if it was already; 1 gate, pause, window or approval did not allow it, or the
+    endpoint did not do it yet; 2 a mistake in what was asked.
     """
     if override is not None and not override.strip():
         raise click.BadParameter("say why the gate is overruled; it is recorded.", param_hint="--override")
-    tell(promote_release(open_session(model, file), release, override), as_json=as_json)
+    session = open_session(model, file)
+    if override is not None:
+        _need_named(session, release, "promote --override")
+    tell(promote_release(session, release, override), as_json=as_json)
 
 
 def promote_release(session: Session, release: str | None, override: str | None) -> Told:
@@ -111,7 +129,7 @@ def promote_release(session: Session, release: str | None, override: str | None)
     from release_pipeline.rollout.state import Stage
 
     parts, name = session.parts, session.spec.name
-    before = session.release(release, parts.ledger.read())
+    before = session.release(release, parts.ledger.read(release))
     key = before.release
     if before.stage is Stage.PROMOTED and before.open_intent is None:
         return Told("promote", name, False, f"Release {key} of {name} was promoted already: {before.reason}", before)
@@ -149,21 +167,45 @@ def _promote_against_the_gate(session: Session, release: str, reason: str) -> No
         raise UpdateInProgress(f"{error} The promotion stays open in the ledger: {_again()}") from None
 
 
+def _need_named(session: Session, asked: str | None, command: str) -> None:
+    """What a person says of what was looked at must not count for a release that came after it.
+
+    Raises:
+        NotAllowed: The person did not say which release.
+    """
+    if asked is None:
+        newest = session.release(None, session.parts.ledger.read())
+        raise NotAllowed(
+            f"{command} takes --release, so that it counts for what you looked at; the newest of {session.spec.name} "
+            f"is --release {newest.release}: version {newest.challenger_version}, {newest.stage.replace('_', ' ')} at "
+            f"{newest.traffic_percent} %."
+        )
+
+
 def _again() -> str:
     return "the gate sensor finishes it, and so does the same command."
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @release_option
 @click.option("--reason", default="", help="Why; it is recorded in the ledger.")
 @operator_command
 def approve(model: str, release: str | None, reason: str, file: Path | None, as_json: bool) -> None:
-    """Approve the promotion of a release of MODEL, in the ledger and by the version's tag.
+    r"""Approve the promotion of a release of MODEL, in the ledger and by the version's tag.
 
-    The guards stay on, and the promotion itself still waits for the gate, the windows and whoever promotes.
+    The guards stay on, and the promotion itself still waits for the gate, the windows and whoever promotes. It takes
+    --release: another one may have begun since you looked.
+
+    \b
+        release-pipeline approve my_agent --release 20261121-140300 --reason "reviewed the answers"
+
+    Exit codes: 0 it is approved, also if it was already; 1 it is not on its way to a promotion; 2 a mistake in what was
+    asked.
     """
-    tell(approve_release(open_session(model, file), release, reason), as_json=as_json)
+    session = open_session(model, file)
+    _need_named(session, release, "approve")
+    tell(approve_release(session, release, reason), as_json=as_json)
 
 
 def approve_release(session: Session, release: str | None, reason: str) -> Told:
@@ -175,7 +217,7 @@ def approve_release(session: Session, release: str | None, reason: str) -> Told:
     from release_pipeline.rollout.approval import approve as approve_promotion
 
     parts, name = session.parts, session.spec.name
-    before = session.release(release, parts.ledger.read())
+    before = session.release(release, parts.ledger.read(release))
     found = approve_promotion(parts, session.spec, before.release, reason)
     changed = before.approved is None
     how = "is approved" if changed else "was approved already"
@@ -192,12 +234,19 @@ def approve_release(session: Session, release: str | None, reason: str) -> Told:
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @click.option("--release", required=True, help="The release that waits in the queue.")
 @click.option("--reason", default="withdrawn by hand", show_default=True, help="Why; it is recorded in the ledger.")
 @operator_command
 def withdraw(model: str, release: str, reason: str, file: Path | None, as_json: bool) -> None:
-    """Take a release of MODEL out of the queue, where it waits for the end of another."""
+    r"""Take a release of MODEL out of the queue, where it waits for the end of another.
+
+    \b
+        release-pipeline withdraw my_agent --release 20261121-140300
+
+    Exit codes: 0 it waits no longer, also if it did not already; 1 it has begun, or never waited; 2 a mistake in what
+    was asked.
+    """
     tell(withdraw_release(open_session(model, file), release, reason), as_json=as_json)
 
 

@@ -2,17 +2,18 @@
 
 import getpass
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from release_pipeline.errors import NotAllowed, NotConfigured, ReleasePipelineError, SpecError
+from release_pipeline.errors import NotAllowed
+from release_pipeline.exit_codes import mistakes_are_sentences
+from release_pipeline.operate.completion import complete_model
+from release_pipeline.waits import waiting
 
 if TYPE_CHECKING:
     from release_pipeline.rollout.ledger import Entry
@@ -167,16 +168,10 @@ def actor_of(workspace: "Workspace") -> str:
 
 
 def operator_command(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds ``--spec`` and ``--json``; a mistake is a sentence and exit code 2, what is not to be is exit code 1."""
+    """Adds ``--spec`` and ``--json``; a mistake is a sentence and exit code 2, what is not to be is exit code 1.
 
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except ReleasePipelineError as error:
-            click.echo(f"release-pipeline: {error}", err=True)
-            sys.exit(2 if isinstance(error, (SpecError, NotConfigured)) else 1)
-
+    A wait is told on stderr.
+    """
     with_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout; news of waits goes to stderr.")
     with_spec = click.option(
         "--spec",
@@ -184,7 +179,9 @@ def operator_command(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(path_type=Path),
         help="The release's defs.yaml; else the one of the project with this name.",
     )
-    return with_spec(with_json(wrapped))
+    return with_spec(with_json(mistakes_are_sentences()(waiting("at work with the workspace")(command))))
 
 
+model_argument = click.argument("model", shell_complete=complete_model)
+models_argument = click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=complete_model)
 release_option = click.option("--release", help="The release's key; else the newest one that has begun.")

@@ -9,6 +9,7 @@ skipped. Which they are depends on counts and times alone.
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -36,6 +37,12 @@ class SeriesCounts(NamedTuple):
     slot: list[int]
     rows: list[int]
     keys: list[Place]
+    ends: list[float]
+    """End of each slice."""
+    bucket: list[int]
+    """Number of each slice's bucket."""
+    begins: list[int]
+    """First slice of each bucket, and the number of slices; places are in order."""
     bins: int
 
 
@@ -114,7 +121,7 @@ class Arrivals:
         """
         chosen = np.flatnonzero((self.read_of > after) & self.counted & (bins_of > -2) & (steps >= 0))
         if not len(chosen):
-            return SeriesCounts([], [], [], [], [], bins)
+            return SeriesCounts([], [], [], [], [], [], [], [0], bins)
         slots = 2 * (bins + 1)
         slot = bins_of[chosen] + 1 + self.rows.challenger[chosen] * (bins + 1)
         part = slice_seconds(bucket_seconds)
@@ -128,8 +135,20 @@ class Arrivals:
         blocks, slot = np.divmod(codes, slots)
         at, block = np.divmod(blocks, width * (int(steps.max()) + 1))
         known, key = np.unique(block, return_inverse=True)
-        keys = [(int(each) // width, (int(each) % width + lowest) * part) for each in known]
-        return SeriesCounts(at.tolist(), key.tolist(), slot.tolist(), count.tolist(), keys, bins)
+        of_step, starts = (known // width).tolist(), (known % width + lowest) * part
+        whole = starts // bucket_seconds * bucket_seconds
+        first = np.flatnonzero((np.diff(whole) != 0) | (np.diff(known // width) != 0)) + 1
+        return SeriesCounts(
+            at.tolist(),
+            key.tolist(),
+            slot.tolist(),
+            count.tolist(),
+            keys=list(zip(of_step, starts.tolist(), strict=True)),
+            ends=(starts + part).tolist(),
+            bucket=np.searchsorted(first, np.arange(len(known)), side="right").tolist(),
+            begins=[0, *first.tolist(), len(known)],
+            bins=bins,
+        )
 
     def closing(
         self,
@@ -154,33 +173,37 @@ class Arrivals:
         """
         at, key, slot = (np.asarray(each, dtype=np.int64) for each in (counts.at, counts.key, counts.slot))
         count, keys = np.asarray(counts.rows, dtype=np.int64), counts.keys
-        passed = [self._passed(start + slice_seconds(bucket_seconds)) for _, start in keys]
+        passing = np.searchsorted(self.watermark, counts.ends)
         late = np.zeros(len(keys), dtype=np.bool_)
-        late[key[at > np.asarray(passed, dtype=np.int64)[key]]] = True
+        late[key[at > passing[key]]] = True
         found = set(np.unique(at[late[key]]).tolist())
         found |= {read - 1 for read in found}
         challenger = slot > counts.bins + 1
         judged = ((slot >= 1) & (slot <= counts.bins)) | challenger
         rows = np.bincount(key[judged], weights=count[judged], minlength=len(keys)).tolist()
         of_challenger = np.bincount(key[challenger], weights=count[challenger], minlength=len(keys)).tolist()
-        buckets: dict[Place, list[int]] = {}
-        for index, place in enumerate(keys):
-            buckets.setdefault(_bucket(place, bucket_seconds), []).append(index)
+        passed: list[int] = passing.tolist()
+        buckets = {
+            (keys[begin][0], keys[begin][1] // bucket_seconds * bucket_seconds): slice(begin, end)
+            for begin, end in pairwise(counts.begins)
+        }
         waiting = {True: _by_bucket(harm, bucket_seconds), False: _by_bucket(good, bucket_seconds)}
         for bucket in {*buckets, *waiting[True], *waiting[False]}:
-            slices, over = buckets.get(bucket, []), self._passed(bucket[1] + bucket_seconds)
+            mine, over = buckets.get(bucket, slice(0, 0)), self._passed(bucket[1] + bucket_seconds)
+            slices = list(zip(passed[mine], rows[mine], strict=True))
             begun = [
                 (self._passed(start + slice_seconds(bucket_seconds)), n) for start, n in waiting[True].get(bucket, ())
             ]
-            if late[slices].any():
+            if late[mine].any():
                 # What comes late joins a block whose age must be known, so that all of it must have begun on time.
-                found |= {read for index in slices for read in (passed[index] - 1, passed[index])} | {over - 1, over}
+                found |= {read for last, _ in slices for read in (last - 1, last)} | {over - 1, over}
                 found |= {read for read, _ in begun}
             elif not paired:
-                found |= {passed[index] for index in slices if of_challenger[index]} | {read for read, _ in begun}
+                found |= {read for (read, _), n in zip(slices, of_challenger[mine], strict=True) if n}
+                found |= {read for read, _ in begun}
             else:
-                found |= _filled(sorted(begun + [(passed[index], rows[index]) for index in slices]), enough)
-                if sum(rows[index] for index in slices) + sum(n for _, n in waiting[False].get(bucket, ())) >= enough:
+                found |= _filled(sorted(begun + slices), enough)
+                if sum(rows[mine]) + sum(n for _, n in waiting[False].get(bucket, ())) >= enough:
                     found.add(over)
         return {read for read in found if 0 <= read < len(self.ticks)}
 
@@ -189,15 +212,12 @@ class Arrivals:
         return bisect_left(self.watermark, time)
 
 
-def _bucket(place: Place, bucket_seconds: float) -> Place:
-    return place[0], place[1] // bucket_seconds * bucket_seconds
-
-
 def _by_bucket(rows: Mapping[Place, int], bucket_seconds: float) -> dict[Place, list[tuple[float, int]]]:
     """Starts and rows of slices by their bucket."""
     found: dict[Place, list[tuple[float, int]]] = {}
     for place, n in rows.items():
-        found.setdefault(_bucket(place, bucket_seconds), []).append((place[1], n))
+        bucket = place[0], place[1] // bucket_seconds * bucket_seconds
+        found.setdefault(bucket, []).append((place[1], n))
     return found
 
 

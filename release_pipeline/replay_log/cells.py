@@ -14,6 +14,14 @@ from release_pipeline.spec_gate import GatePart
 #: A request of a tracer, which is never evidence, begins its client_request_id with this.
 TRACER: Final = "release-pipeline-tracer/"
 
+#: The last event of a stream, and an error in a body of any other form, as the gate looks for them live.
+LAST_EVENT: Final = r"(?s)(?:.*\n|^)data: ?(\{[^\n]*)"
+LOOSE_ERROR: Final = r'(?s)(?:^|[^\\])"databricks_output"\s*:\s*\{.*"error"\s*:\s*\{'
+#: The code of an answer that was too long to be logged.
+TOO_LONG: Final = "MAX_RESPONSE_SIZE_EXCEEDED"
+#: A body that is an error of a stream, and nothing else.
+STREAM_ERROR: Final = '{"databricks_output": {"error": {}}}'
+
 #: Arms of a row.
 CHAMPION, CHALLENGER, NOBODY = 0, 1, 2
 
@@ -91,7 +99,13 @@ def cells(
             values[f"value_{index}"] = _judged(f"{value} BETWEEN 0 AND 1", value)
         elif metric.kind == "errors" and "status" in numbers:
             known = f"{status} BETWEEN 100 AND 599 AND {status} = floor({status})"
-            values[f"value_{index}"] = _judged(known, f"CAST({status} >= 400 AS DOUBLE)")
+            failed = f"{status} >= 400"
+            if columns.response is not None:
+                failed = f"({failed} OR {stream_error(columns.response, types[columns.response])})"
+            if columns.logging_error_codes is not None:  # nobody knows how the answer ended
+                codes = f"coalesce(CAST({quoted(columns.logging_error_codes)} AS VARCHAR), '')"
+                known = f"{known} AND ({failed} OR NOT contains({codes}, '{TOO_LONG}'))"
+            values[f"value_{index}"] = _judged(known, f"CAST({failed} AS DOUBLE)")
         elif metric.kind == "slow" and "duration" in numbers:
             duration = numbers["duration"]
             values[f"value_{index}"] = _judged(f"{duration} >= 0 AND isfinite({duration})", duration)
@@ -110,6 +124,26 @@ def chance(metric: str) -> str:
     """
     hashed = f"substr(md5({literal(metric + '/')} || id), 1, 8)"
     return f"(CAST(CAST('0x' || {hashed} AS UBIGINT) AS DOUBLE) + 0.5) / 4294967296"
+
+
+def stream_error(column: str, kind: str) -> str:
+    """SQL of whether a body is a stream, or an answer, that ends with ``databricks_output.error``.
+
+    Args:
+        column: The column.
+        kind: Its type in DuckDB; one that is put together of others is looked at as the JSON that it is.
+    """
+    together = kind.startswith(("STRUCT", "MAP")) or kind.endswith("]")
+    body = f"CAST({f'to_json({quoted(column)})' if together else quoted(column)} AS VARCHAR)"
+    event = (
+        f"CASE WHEN ltrim({body}) LIKE '{{%' THEN {body} "
+        f"ELSE nullif(regexp_extract({body}, {literal(LAST_EVENT)}, 1), '') END"
+    )
+    found = f"TRY(json_extract_string({event}, '$.databricks_output.error'))"
+    return (
+        f"coalesce(contains({body}, 'databricks_output') AND CASE WHEN {event} IS NULL "
+        f"THEN regexp_matches({body}, {literal(LOOSE_ERROR)}) ELSE {found} IS NOT NULL END, false)"
+    )
 
 
 def quoted(column: str) -> str:

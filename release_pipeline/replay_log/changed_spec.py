@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from release_pipeline.errors import SpecError
 from release_pipeline.spec import ReleaseSpec
-from release_pipeline.spec_sentences import sentence
+from release_pipeline.spec_sentences import sentences
 
 
 def change_spec(
@@ -52,4 +52,4 @@ def change_spec(
     try:
         return ReleaseSpec.model_validate(written)
     except ValidationError as error:
-        raise SpecError("\n".join(sentence(dict(problem)) for problem in error.errors())) from None
+        raise SpecError("\n".join(told for _, told in sentences(error, written, ReleaseSpec))) from None

@@ -23,6 +23,8 @@ class Columns:
     Attributes:
         release: Which release a row belongs to; without one the log is of one release.
         arm: ``champion`` or ``challenger``; or ``entity``, a served entity id.
+        response: The answer's body, wanted only where a metric of kind `errors` has no column of its own.
+        logging_error_codes: Why a body is missing; wanted where ``response`` is.
         badness: Per metric the column that holds its badness.
         segment: Per metric with segments the column that holds the label.
     """
@@ -35,6 +37,8 @@ class Columns:
     release: str | None = None
     status_code: str | None = None
     execution_duration_ms: str | None = None
+    response: str | None = None
+    logging_error_codes: str | None = None
     traffic_percent: str | None = None
     client_request_id: str | None = None
     badness: Mapping[str, str] = field(default_factory=dict)
@@ -50,8 +54,8 @@ class Columns:
 def find_columns(log: str, names: Iterable[str], gate: GatePart) -> Columns:
     """The columns of a log, whatever their case.
 
-    A metric is told by the column of its own name; without one, `errors` by status_code and `slow` by
-    execution_duration_ms.
+    A metric is told by the column of its own name; without one, `errors` by status_code, and response where there is
+    one, and `slow` by execution_duration_ms.
 
     Args:
         log: The log's name, for messages.
@@ -86,6 +90,7 @@ def find_columns(log: str, names: Iterable[str], gate: GatePart) -> Columns:
         if metric.segments is not None and decides(metric):
             label = there.get(f"{metric.name.lower()}_segment") or there.get("segment")
             segment[metric.name] = label or need(f"{metric.name}_segment", "its metric has segments; or segment")
+    by_status = any(_by_status(metric, badness) for metric in gate.metrics)
     return Columns(
         **always,
         arm=arm,
@@ -93,11 +98,17 @@ def find_columns(log: str, names: Iterable[str], gate: GatePart) -> Columns:
         release=there.get("release"),
         status_code=there.get("status_code"),
         execution_duration_ms=there.get("execution_duration_ms"),
+        response=there.get("response") if by_status else None,
+        logging_error_codes=there.get("logging_error_codes") if by_status else None,
         traffic_percent=there.get("traffic_percent"),
         client_request_id=there.get("client_request_id"),
         badness=badness,
         segment=segment,
     )
+
+
+def _by_status(metric: Metric, badness: Mapping[str, str]) -> bool:
+    return metric.kind == "errors" and metric.name not in badness
 
 
 def decides(metric: Metric) -> bool:

@@ -2,18 +2,17 @@
 
 import json
 import sys
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
-from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError
-
-#: A replay that takes longer shows how far it is.
-_PATIENCE_SECONDS: Final = 2.0
+from release_pipeline.errors import SpecError
+from release_pipeline.exit_codes import mistakes_are_sentences
+from release_pipeline.waits import PATIENCE_SECONDS, waiting
 
 
 class _Share(click.ParamType[tuple[str, float]]):
@@ -60,17 +59,21 @@ class _Share(click.ParamType[tuple[str, float]]):
 @click.option("--challenger-entity", multiple=True, metavar="ID",
               help="served_entity_id of the challenger; may be repeated.")  # fmt: skip
 def replay(spec_file: Path, log: str, as_json: bool, **options: Any) -> None:
-    """Put logged releases through the gate, exactly as if live, on a virtual clock.
+    r"""Put logged releases through the gate, exactly as if live, on a virtual clock.
 
     The log has a row per request: arrived_at, request_time, request_id, arm (champion or challenger; or
     served_entity_id), status_code, execution_duration_ms, and a column per further metric with its badness from 0 to 1.
     release tells several releases apart, traffic_percent gives the steps. See docs/replay.md.
+
+    \b
+        release-pipeline replay --spec defs.yaml --log releases.parquet
+        release-pipeline replay --spec defs.yaml --log main.agents.releases --min-step-seconds 60 --json
+
+    Exit codes: 0 all is replayed, whatever the gate said; 1 the workspace's table could not be read; 2 a mistake in
+    what was asked, or in the log.
     """
-    try:
+    with mistakes_are_sentences():
         text = _replay(spec_file, log, as_json, options)
-    except ReleasePipelineError as error:
-        click.echo(f"release-pipeline: {error}", err=True)
-        sys.exit(2 if isinstance(error, (SpecError, NotConfigured)) else 1)
     click.echo(text, nl=False)
 
 
@@ -107,7 +110,8 @@ def _replay(spec_file: Path, log: str, as_json: bool, options: dict[str, Any]) -
         watermark_lag=options["watermark_lag"],
         step=None if step is None else step - 1,
     )
-    table = LogTable(log, spec, arms)
+    with waiting(f"reading {log}"):
+        table = LogTable(log, spec, arms)
     results = []
     with _progress(table.releases) as releases:
         for release in releases:
@@ -130,17 +134,27 @@ def _replay(spec_file: Path, log: str, as_json: bool, options: dict[str, Any]) -
 
 @contextmanager
 def _progress(releases: Sequence[str]) -> Iterator[Iterator[str]]:
-    """The releases, one by one; a bar on the terminal's standard error once it takes long."""
+    """The releases, one by one; on stderr, once it takes long, a bar on a terminal and lines elsewhere."""
+    if not sys.stderr.isatty():
+        with waiting(f"replaying {len(releases)} releases" if len(releases) > 1 else "replaying"):
+            yield iter(releases)
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("replaying", total=len(releases), visible=False)
-        began = time.monotonic()
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        # Nobody knows how far a single release is; its bar only moves.
+        task = progress.add_task("replaying", total=len(releases) if len(releases) > 1 else None, visible=False)
+        patience = threading.Timer(PATIENCE_SECONDS, progress.update, (task,), {"visible": True})
+        patience.daemon = True
+        patience.start()
 
         def each() -> Iterator[str]:
             for number, release in enumerate(releases):
-                progress.update(task, completed=number, visible=time.monotonic() - began > _PATIENCE_SECONDS)
+                progress.update(task, completed=number)
                 yield release
 
-        yield each()
+        try:
+            yield each()
+        finally:
+            patience.cancel()

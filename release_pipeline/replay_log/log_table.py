@@ -94,11 +94,6 @@ class LogTable:
         self._own = frozenset(columns.badness)
         self.releases = self._releases()
 
-    @property
-    def has_percent(self) -> bool:
-        """Whether the log says what was configured."""
-        return "percent" in self._has
-
     def own_column(self, metric: str) -> bool:
         """Whether a metric's values are its badness already."""
         return metric in self._own

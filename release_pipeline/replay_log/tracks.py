@@ -16,7 +16,7 @@ from release_pipeline.replay_log.results import EPath
 #: Exponents beyond this are no floats; the gate's own e-values end here, too.
 _LARGEST: Final = 700.0
 _NOTHING: Final = (0.0,) * len(LAMBDAS)
-_NO_COUNTS: Final = SeriesCounts([], [], [], [], [], 2)
+_NO_COUNTS: Final = SeriesCounts([], [], [], [], [], [], [], [0], 2)
 
 
 @dataclass
@@ -49,6 +49,7 @@ class Track:
     good: Capitals = _NOTHING
     won: tuple[Capitals, Capitals] = (_NOTHING, _NOTHING)
     _taken: int = 0
+    _watermark: float = float("-inf")
     _capitals: tuple[Mapping[int, Capitals] | None, Mapping[int, Capitals] | None] = (None, None)
     _at: list[float] = field(default_factory=list)
     _step: list[int] = field(default_factory=list)
@@ -70,12 +71,20 @@ class Track:
         self.counts, self._taken = counts, 0
 
     def take(self, read: int, watermark: float, step: int) -> list[Observation]:
-        """The counts up to a read, as one ingest; where there are none, an empty one carries the watermark."""
-        counts, bins = self.counts, self.counts.bins
+        """The counts up to a read, as one ingest; where there are none, an empty one carries the watermark.
+
+        Slices of a bucket that the watermark passes with this read come as one. The fold would put them together
+        before it does anything else with them, and none of them can be late.
+        """
+        counts, bins, before = self.counts, self.counts.bins, self._watermark
         new = slice(self._taken, bisect_right(counts.at, read, self._taken))
-        self._taken = new.stop
+        self._taken, self._watermark = new.stop, watermark
         found: dict[int, list[int]] = {}
+        first: dict[int, int] = {}
+        ends, bucket_of = counts.ends, counts.bucket
         for key, slot, rows in zip(counts.key[new], counts.slot[new], counts.rows[new], strict=True):
+            if before < ends[key] <= watermark:
+                key = first.setdefault(bucket_of[key], key)
             if key not in found:
                 found[key] = [0] * (2 * bins + 2)
             found[key][slot] += rows

@@ -15,6 +15,8 @@ _PAGE: Final = 50_000
 def copy_table(table: str, connection: "DuckDBPyConnection", choose: Callable[[Sequence[str]], Sequence[str]]) -> None:
     """Make the table ``copied`` of the columns of ``table`` that ``choose`` names, and ``rp_row``, the row's number.
 
+    Bodies stay where they are: of a column ``response`` only comes whether it tells an error.
+
     Raises:
         LogError: The table does not exist, or ``choose`` misses a column.
         WorkspaceError: The workspace cannot be asked.
@@ -23,6 +25,7 @@ def copy_table(table: str, connection: "DuckDBPyConnection", choose: Callable[[S
 
     from release_pipeline.errors import TableMissing
     from release_pipeline.workspace.client import connect
+    from release_pipeline.workspace.metric_sql import PATTERNS
     from release_pipeline.workspace.sql.warehouse import quoted
 
     warehouse = connect().warehouse
@@ -41,12 +44,14 @@ def copy_table(table: str, connection: "DuckDBPyConnection", choose: Callable[[S
     connection.execute(
         f"CREATE TEMP TABLE copied (rp_row BIGINT, {', '.join(f'{name} VARCHAR' for name in in_duckdb)})"
     )
-    columns = ", ".join("`" + name.replace("`", "``") + "`" for name in chosen)
+    columns = ", ".join(map(_column, chosen))
+    places = ", ".join(str(place) for place in range(1, len(chosen) + 1))
+    values = dict(PATTERNS) if any(name.lower() == "response" for name in chosen) else {}
     copied = 0
     while True:
         # Ordered by all columns, so that rows at a page's edge are neither lost nor read twice.
         page = warehouse.execute(
-            f"SELECT {columns} FROM {quoted(table)} ORDER BY {columns} LIMIT {_PAGE} OFFSET {copied}"
+            f"SELECT {columns} FROM {quoted(table)} ORDER BY {places} LIMIT {_PAGE} OFFSET {copied}", values
         )
         if not page:
             return
@@ -57,3 +62,12 @@ def copy_table(table: str, connection: "DuckDBPyConnection", choose: Callable[[S
         copied += len(page)
         if len(page) < _PAGE:
             return
+
+
+def _column(name: str) -> str:
+    from release_pipeline.replay_log.cells import STREAM_ERROR, literal
+    from release_pipeline.workspace.metric_sql import STREAM_FAILED
+
+    if name.lower() == "response":
+        return f"CASE WHEN {STREAM_FAILED} THEN {literal(STREAM_ERROR)} END AS `{name}`"
+    return "`" + name.replace("`", "``") + "`"

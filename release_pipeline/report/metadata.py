@@ -16,6 +16,7 @@ from release_pipeline.report.markdown import INLINE, literal
 from release_pipeline.report.sparkline import Line, sparkline
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.state import ReleaseState
+from release_pipeline.workspace.links import Links
 
 # Beyond this many times its limit, an e-value would only flatten the rest of its plot.
 TIMES_LIMIT_PLOTTED = 5
@@ -64,6 +65,16 @@ def promotion_metadata(
         "alias": alias,
         "routes": ", ".join(f"{name} {share} %" for name, share in routes.items()),
         **_story(observed, now or observed.release, endpoint_url),
+    }
+
+
+def link_metadata(links: Links) -> dict[str, Any]:
+    """Metadata of an endpoint: its page, where it is queried, where it is reviewed, its traces where they are known."""
+    return {
+        "endpoint": dg.MetadataValue.url(links.endpoint),
+        "query_url": links.query,
+        "review": dg.MetadataValue.url(links.review),
+        **({"traces": dg.MetadataValue.url(links.traces)} if links.traces else {}),
     }
 
 

@@ -5,7 +5,6 @@ A message has the model, the release, what happened, who or what did it, and why
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from release_pipeline.gate.verdict import Action as GateAction
 from release_pipeline.gate.verdict import HoldReason
@@ -36,26 +35,32 @@ def news_of(entries: Sequence[Entry], after: int, spec: ReleaseSpec) -> list[Mes
     return [message for message in found if message.topic in spec.notifications.about]
 
 
-def hold_of(observed: Observed, spec: ReleaseSpec, now: datetime) -> tuple[str, Message] | None:
-    """A hold that somebody should know of, with a key that stays the same while it lasts; None where there is none.
+def hold_key(observed: Observed) -> str:
+    """What stays the same while a release holds on one step for one reason; empty where it does not hold."""
+    verdict, state = observed.verdict, observed.release
+    return f"{state.release}/{state.step}/{verdict.reason}" if verdict.action is GateAction.HOLD else ""
 
-    A missing approval is told at once, anything else after `notifications.hold_minutes` on the same step.
+
+def hold_of(observed: Observed, spec: ReleaseSpec, minutes: float) -> Message | None:
+    """A hold that somebody should know of, None where there is none.
+
+    A missing approval is told at once, anything else once it has lasted for `notifications.hold_minutes`.
+
+    Args:
+        observed: The look.
+        spec: The release's YAML.
+        minutes: How long the release has held for this reason.
     """
     verdict, state, about = observed.verdict, observed.release, spec.notifications.about
     if verdict.action is not GateAction.HOLD:
         return None
-    key = f"{state.release}/{state.step}/{verdict.reason}"
     where = f"{spec.name} {state.release}, version {state.challenger_version} at {state.traffic_percent} %"
     if verdict.reason == HoldReason.AWAITING_APPROVAL:
         wanted = Message("approval", f"{where}: approval wanted. {verdict.sentence}", bad=True)
-        return (key, wanted) if "approval" in about else None
-    since = state.steps[-1].started_at if state.steps else state.started_at
-    minutes = (now - since).total_seconds() / 60
+        return wanted if "approval" in about else None
     if "hold" not in about or verdict.reason == HoldReason.BAKING or minutes < spec.notifications.hold_minutes:
         return None
-    return key, Message(
-        "hold", f"{where}: {verdict.reason} for {minutes:.0f} min on this step. {verdict.sentence}", True
-    )
+    return Message("hold", f"{where}: {verdict.reason} for {minutes:.0f} min on this step. {verdict.sentence}", True)
 
 
 def letter(messages: Sequence[Message], spec: ReleaseSpec, endpoint_url: str) -> tuple[str, str]:
@@ -78,6 +83,8 @@ def _row(entry: Entry, spec: ReleaseSpec) -> Message | None:
             return Message("start", f"{who}: version {version} could not be deployed, {by}", bad=True)
         case Action.QUEUE, Phase.DONE:
             return Message("start", f"{who}: waits in the queue, {by}")
+        case Action.QUEUE, Phase.FAILED:
+            return Message("start", f"{who}: waits in the queue no longer, {by}", bad=True)
         case Action.SET_TRAFFIC, Phase.DONE:
             return Message("step", f"{who}: {entry.after.get('traffic_percent')} % of the traffic, {by}")
         case Action.SET_TRAFFIC | Action.PROMOTE, Phase.FAILED:

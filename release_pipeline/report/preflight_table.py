@@ -23,13 +23,13 @@ def preflight_metadata(found: Preflight | None) -> dict[str, Any]:
     return {"preflight": dg.MetadataValue.table(rows)}
 
 
-def preflight_text(found: Preflight) -> "Table":
+def preflight_text(found: Preflight, title: str = "Preflight") -> "Table":
     """A table for the terminal: what failed first."""
     from rich.markup import escape
     from rich.table import Table
 
     order = [Outcome.FAILED, Outcome.WARNING, Outcome.PASSED]
-    table = Table(title="Preflight")
+    table = Table(title=title)
     for column in ("check", "outcome", "what"):
         table.add_column(column, overflow="fold")
     for check in sorted(found.checks, key=lambda check: order.index(check.outcome)):

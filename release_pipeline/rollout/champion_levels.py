@@ -1,11 +1,13 @@
 """The champion's levels from before a release: read at its first look, and read again where they could not be read.
 
-Levels come out of the whole baseline time in a few statements. Where that takes too long, a day or an hour has to do,
-or the usual levels of the metrics' kinds: a rough level makes evidence slower, never false, and a gate without any is
-blind.
+Levels come out of the whole baseline time in a few statements. Where that takes too long, a day or an hour has to do.
+Where not even that can be read, nothing is frozen: rows wait, and every look tries again for some minutes, in which no
+guard sees anything. Then the usual levels of the metrics' kinds are taken: a rough level makes evidence slower, never
+false, and a gate without any is blind.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,11 +15,17 @@ from typing import Final
 from release_pipeline.errors import OutOfTime, StatementFailed
 from release_pipeline.rollout import ledger as ledgers
 from release_pipeline.rollout.evidence_fold import EvidenceSoFar
-from release_pipeline.rollout.ingest import RATE_SECONDS, baseline_rows, baseline_since, level_rows
+from release_pipeline.rollout.ingest import (
+    RATE_SECONDS,
+    baseline_rows,
+    baseline_since,
+    level_rows,
+    wait_seconds,
+)
 from release_pipeline.rollout.ledger import Entry, Phase
 from release_pipeline.rollout.reconciliation import Reconciliation
 from release_pipeline.rollout.state import ReleaseState
-from release_pipeline.rollout.table_reads import PAYLOAD_KINDS, Findings, Source, freeze_sources
+from release_pipeline.rollout.table_reads import LOOK_SECONDS, PAYLOAD_KINDS, Findings, Source, freeze_sources
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_gate import GatePart, Metric
 from release_pipeline.workspace.counting import condition
@@ -65,6 +73,14 @@ class ChampionLevels:
                 f"{condition(error)}; nothing is counted before they are, and every look tries again."
             )
             return []
+        until = self._started + timedelta(seconds=wait_seconds(gate))
+        if began is None and at < until:
+            seen.unreadable.append(
+                f"The warehouse is too slow to read the champion's levels before the release from {self.payload.name}; "
+                f"nothing is counted before they are, and every look tries again, until {until:%Y-%m-%d %H:%M} UTC: "
+                "then the usual levels are taken."
+            )
+            return []
         late, cursors = freeze_sources(sources, since, self._until, ids, seen)
         rows = baseline_rows(
             self.state,
@@ -75,38 +91,54 @@ class ChampionLevels:
             counters=counters,
             at=at,
         )
-        if began > since:
-            seen.notes.append(_shortened(self.payload.name, began, self._until))
-            rows[-1] = replace(rows[-1], detail={**rows[-1].detail, "levels_since": began.isoformat()})
+        if began is None or began > since:
+            seen.notes.append(_shortened(self.payload.name, began))
+            rows[-1] = replace(rows[-1], detail={**rows[-1].detail, "levels_since": (began or self._until).isoformat()})
         return rows
 
-    def rest(self, spec: ReleaseSpec, found: EvidenceSoFar, at: datetime) -> list[EvidenceRow]:
+    def rest(
+        self, spec: ReleaseSpec, sources: Sequence[Source], found: EvidenceSoFar, at: datetime
+    ) -> list[EvidenceRow]:
         """Levels that could not be read for ingest 0, as rows of the next ingest; those that can be read by now.
 
-        Rows that were read in the meantime are not counted for their metrics. That is fair to both versions: whether
-        a level from before the release can be read depends on no outcome of the release.
+        Rows of the inference table that were read in the meantime are not counted for their metrics. That is fair to
+        both versions: whether a level from before the release can be read depends on no outcome of the release. Only
+        stragglers are left of their event times, so these times are left out as a whole. Rows of the tables beside it
+        have waited.
         """
         since, ids = self._before(found.gate)
         metrics = [metric for metric in found.gate.metrics if metric.name in found.unfrozen]
-        try:
-            levels, _ = self._read(metrics, since, ids)
-        except StatementFailed:
+        own, levels = [metric for metric in metrics if metric.kind in PAYLOAD_KINDS], list[Level]()
+        if own:
+            with suppress(StatementFailed):
+                read, began = self._read(own, since, ids)
+                levels += read if began is not None else []
+        behind = [source for source in sources if any(metric in metrics for metric in source.metrics)]
+        levels += freeze_sources(behind, since, self._until, ids, Findings(), seconds=LOOK_SECONDS)[0]
+        known = {level.metric for level in levels}
+        metrics = [metric for metric in metrics if metric.name in known]
+        if not metrics:
             return []
         failed = {level.metric for level in levels if level.failed}
-        return level_rows(
+        rows = level_rows(
             self.state,
             spec,
             [metric for metric in metrics if metric.name not in failed],
             levels,
-            requests_per_second=_largest_rate(levels),
+            requests_per_second=max(found.requests_per_second, _largest_rate(levels)),
             ingest=found.ingest + 1,
             at=at,
         )
+        partly_read = {metric.name for metric in own}
+        return [
+            replace(row, detail={**row.detail, "counts_from": found.newest}) if row.metric in partly_read else row
+            for row in rows
+        ]
 
     def _read(
         self, metrics: Sequence[Metric], since: datetime, entities: Sequence[str]
-    ) -> tuple[list[Level], datetime]:
-        """Levels, and the event time from which on rows were read; the release's start where nothing could be."""
+    ) -> tuple[list[Level], datetime | None]:
+        """Levels, and the event time from which on rows were read; usual ones and None where nothing could be."""
         for length, seconds in TRIES:
             start = since if length is None else max(since, self._until - length)
             try:
@@ -117,7 +149,12 @@ class ChampionLevels:
                 return levels, start
             except OutOfTime:
                 continue
-        return [_usual(metric, self.payload.name) for metric in metrics], self._until
+        return [_usual(metric, self.payload.name) for metric in metrics], None
+
+    @property
+    def _started(self) -> datetime:
+        """When users were first served, and rows to be judged began to come."""
+        return self.state.steps[0].started_at if self.state.steps else self.state.started_at
 
     @property
     def _until(self) -> datetime:
@@ -144,10 +181,10 @@ def _usual(metric: Metric, table: str) -> Level:
     return Level(metric.name, "", 0, 0.0, metric.threshold_ms, 0.0, failed)
 
 
-def _shortened(table: str, began: datetime, until: datetime) -> str:
+def _shortened(table: str, began: datetime | None) -> str:
     """What a shorter time than usual means for people."""
     slow = f"the warehouse was too slow to read the levels before the release from {table}"
-    if began == until:
+    if began is None:
         return f"{slow}: the usual ones are taken"
     return f"{slow} in full: they are taken from {began:%Y-%m-%d %H:%M} UTC on"
 

@@ -22,7 +22,7 @@ class Clearance:
 
     Attributes:
         now: The time of the look.
-        approval: The value of the challenger's approval tag, empty where it has none or none is asked for.
+        approval: The challenger's approval tag as ``key=value``, empty where it has none or none is asked for.
     """
 
     now: datetime
@@ -50,11 +50,7 @@ def cleared(verdict: Verdict, state: ReleaseState, spec: ReleaseSpec, clearance:
             HoldReason.PAUSED,
             f"paused by {state.paused.actor} since {_time(state.paused.at)} ({state.paused.reason})",
         )
-    windows, zone = spec.promotion.open_windows, spec.promotion.timezone
-    if not is_open(windows, zone, clearance.now):
-        opening = next_opening(windows, zone, clearance.now)
-        when = f"the next one opens {opening:%Y-%m-%d %H:%M} {zone}" if opening else "none of them ever opens"
-        return _hold(verdict, HoldReason.OUTSIDE_WINDOW, f"outside promotion.windows; {when}")
+    # Before the windows: a person who is told now has approved by the time that one opens.
     if verdict.action is Action.PROMOTE and spec.promotion.approval == "required" and not approval_of(state, clearance):
         return _hold(
             verdict,
@@ -62,6 +58,11 @@ def cleared(verdict: Verdict, state: ReleaseState, spec: ReleaseSpec, clearance:
             f"version {state.challenger_version} waits for a person's approval: release-pipeline approve, or the tag "
             f"{spec.promotion.approval_tag}: {APPROVED} on the version",
         )
+    windows, zone = spec.promotion.open_windows, spec.promotion.timezone
+    if not is_open(windows, zone, clearance.now):
+        opening = next_opening(windows, zone, clearance.now)
+        when = f"the next one opens {opening:%Y-%m-%d %H:%M} {zone}" if opening else "none of them ever opens"
+        return _hold(verdict, HoldReason.OUTSIDE_WINDOW, f"outside promotion.windows; {when}")
     return verdict
 
 
@@ -69,7 +70,8 @@ def approval_of(state: ReleaseState, clearance: Clearance) -> str:
     """Who approved the promotion, as it is recorded; empty where nobody has."""
     if state.approved is not None:
         return state.approved.actor
-    return f"tag {clearance.approval}" if clearance.approval.strip().casefold() == APPROVED else ""
+    says_so = clearance.approval.rpartition("=")[2].strip().casefold() == APPROVED
+    return f"tag {clearance.approval}, setter not told by the API" if says_so else ""
 
 
 def _frozen(verdict: Verdict, state: ReleaseState) -> Verdict:

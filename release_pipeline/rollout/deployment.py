@@ -1,11 +1,14 @@
-"""What a deployment, and a rollback, is to bring about, from what the endpoint and the alias say: pure functions."""
+"""What a deployment, and a rollback, is to bring about, from what the endpoint and the alias say."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
-from release_pipeline.errors import NotAllowed
+from release_pipeline.errors import EndpointHidden, NotAllowed
+from release_pipeline.rollout.ledger import Action, Entry
 from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.spec import ReleaseSpec
-from release_pipeline.workspace.endpoint import EndpointState, ServedEntity
+from release_pipeline.workspace.endpoint import Endpoint, EndpointState, ServedEntity
 
 #: The setting of a served entity that lets it stop while nobody asks.
 SCALE: Final = "scale_to_zero_enabled"
@@ -60,6 +63,29 @@ def planned(
     }
 
 
+def other_endpoint(entries: Sequence[Entry], endpoint: Endpoint) -> str:
+    """Why the model's releases are not ``endpoint``'s, empty where they are: alias and ledger serve one endpoint.
+
+    Args:
+        entries: Rows of the ledger, oldest first.
+        endpoint: The endpoint of the YAML.
+
+    Raises:
+        WorkspaceError: Whether another endpoint is still there cannot be told.
+    """
+    begun = [row.after.get("endpoint", "") for row in entries if row.action is Action.DEPLOY]
+    name = str(next((each for each in reversed(begun) if each), endpoint.name))
+    if name == endpoint.name:
+        return ""
+    with suppress(EndpointHidden):  # one that may not be seen is there
+        if endpoint.named(name).read() is None:
+            return ""
+    return (
+        f"the ledger and the alias of this model belong to endpoint {name}, not to {endpoint.name}: give the model of "
+        f"endpoint {endpoint.name} a model.registered_name of its own, or delete endpoint {name} to move the model."
+    )
+
+
 def planned_rollback(spec: ReleaseSpec, state: ReleaseState, status: str) -> dict[str, Any]:
     """What a rollback is to bring about: the champion at 100 %, on the endpoint even if it has left it."""
     names, champion = state.entities, state.champion_version
@@ -73,9 +99,28 @@ def planned_rollback(spec: ReleaseSpec, state: ReleaseState, status: str) -> dic
     }
     if state.champion_entity is not None:
         after["champion_entity"] = dict(state.champion_entity)
-    if sleeps_in_bake(spec, state) and state.stage is Stage.PROMOTED:
+    begun = state.open_intent is not None and state.open_intent.action is Action.PROMOTE
+    # After a rollback, too: a late write of the promotion may have come behind it.
+    if sleeps_in_bake(spec, state) and (begun or state.stage in (Stage.PROMOTED, Stage.ROLLED_BACK)):
         after["settings"] = {names["champion"]: {SCALE: spec.endpoint.scale_to_zero}}
     return after
+
+
+def planned_promotion(
+    spec: ReleaseSpec, state: ReleaseState, approved_by: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is, and what a promotion is to bring about: the challenger at 100 %, then the alias."""
+    names, alias = state.entities, spec.promotion.alias
+    after: dict[str, Any] = {
+        "routes": {names["challenger"]: 100, **({names["champion"]: 0} if state.champion_version is not None else {})},
+        "traffic_percent": 100,
+        "alias": {alias: state.challenger_version},
+    }
+    if approved_by:
+        after["approved_by"] = approved_by
+    if sleeps_in_bake(spec, state):
+        after["settings"] = {names["champion"]: {SCALE: True}}
+    return {"traffic_percent": state.traffic_percent, "alias": {alias: state.champion_version}}, after
 
 
 def sleeps_in_bake(spec: ReleaseSpec, state: ReleaseState) -> bool:

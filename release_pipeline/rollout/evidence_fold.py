@@ -7,6 +7,7 @@ so that a tick reads and folds a few ingests however long the release is.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -46,6 +47,9 @@ class EvidenceSoFar:
         baselines: The champion's levels from before the release.
         unfrozen: By metric why its level could not be read so far; nothing is counted for it before that.
         thresholds: Frozen thresholds of `slow` metrics, milliseconds.
+        counts_from: By metric whose level was frozen after ingest 0 the event time from which on its rows count, unix
+            seconds: of those before some had been read already.
+        requests_per_second: The traffic before the release, as ingest 0 has it.
         cursors: Version up to which each table was read.
         lags: Longest lag of each of the latest reads that brought rows, seconds.
         longest_lag: Longest lag of the release, seconds; the watermark trails by it, within gate.max_lag_minutes.
@@ -57,6 +61,8 @@ class EvidenceSoFar:
         late: Rows that came after the watermark of a table without a change feed; counted, never bet.
         late_arms: The champion's and the challenger's of them, by step.
         duplicates: Rows that were delivered again.
+        others: Rows that were answered by neither arm, by version; it is empty where nothing tells which it was.
+        forged: Rows that called themselves tracers' and were sent by others; they count as users' rows.
         reconciliation: Counters against table.
         digest: Digest of all rows that the state rests on.
         counted: Rows that are known of an inference table without a change feed, to find those that come too late.
@@ -68,6 +74,8 @@ class EvidenceSoFar:
     baselines: tuple[Baseline, ...]
     thresholds: Mapping[str, int | None]
     unfrozen: Mapping[str, str] = field(default_factory=dict)
+    counts_from: Mapping[str, float] = field(default_factory=dict)
+    requests_per_second: float = 0.0
     cursors: Mapping[str, int] = field(default_factory=dict)
     lags: tuple[float, ...] = ()
     longest_lag: float = 0.0
@@ -78,6 +86,8 @@ class EvidenceSoFar:
     late: int = 0
     late_arms: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     duplicates: int = 0
+    others: Mapping[str, int] = field(default_factory=dict)
+    forged: int = 0
     reconciliation: Reconciliation = field(default_factory=Reconciliation)
     digest: str = ""
     counted: Counted | None = None
@@ -124,6 +134,8 @@ class EvidenceSoFar:
             late=self.late + detail.get("late", 0),
             late_arms=_more_late(self.late_arms, detail.get("late_arms", ())),
             duplicates=self.duplicates + detail.get("duplicates", 0),
+            others=dict(Counter(self.others) + Counter(detail.get("others", {}))),
+            forged=self.forged + detail.get("forged", 0),
             reconciliation=Reconciliation.from_dict(detail.get("counters", {})),
             digest=_digest(self.digest, rows),
             counted=_more_counted(self.counted, last),
@@ -141,6 +153,10 @@ class EvidenceSoFar:
             state=self.state.freeze(levels, buckets=buckets),
             baselines=(*self.baselines, *levels),
             thresholds={**self.thresholds, **thresholds},
+            counts_from={
+                **self.counts_from,
+                **{row.metric: row.detail["counts_from"] for row in rows if "counts_from" in row.detail},
+            },
             unfrozen={name: why for name, why in self.unfrozen.items() if name not in thresholds},
         )
 
@@ -154,6 +170,7 @@ class EvidenceSoFar:
             ],
             "thresholds": dict(self.thresholds),
             "unfrozen": dict(self.unfrozen),
+            "counts_from": dict(self.counts_from),
             "cursors": dict(self.cursors),
             "lags": list(self.lags),
             "longest_lag": self.longest_lag,
@@ -164,6 +181,8 @@ class EvidenceSoFar:
             "late": self.late,
             "late_arms": [[step, *arms] for step, arms in self.late_arms.items()],
             "duplicates": self.duplicates,
+            "others": dict(self.others),
+            "forged": self.forged,
             "counters": self.reconciliation.to_dict(),
             "digest": self.digest,
             "counted": [self.counted.since, self.counted.cells] if self.counted else None,
@@ -264,6 +283,7 @@ def _frozen(rows: Sequence[EvidenceRow], gate: GatePart) -> EvidenceSoFar:
         baselines,
         thresholds,
         unfrozen=last.detail.get("unfrozen", {}) if last else {},
+        requests_per_second=last.detail.get("requests_per_second", 0.0) if last else 0.0,
         cursors=_cursors(last) if last else {},
         watermark=last.watermark if last else float("-inf"),
         at=last.at.timestamp() if last else float("-inf"),

@@ -1,5 +1,6 @@
 """One read of what is new: from the tables to the rows of one ingest of evidence."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,8 +17,15 @@ from release_pipeline.workspace.evidence_table import SNAPSHOT_EVERY, EvidenceRo
 
 #: The traffic rate that sizes the event-time buckets is taken from this time before the release.
 RATE_SECONDS = 3600.0
+#: What is tried again, or stored though nothing came, is so this often within gate.max_lag_minutes.
+_TRIES_PER_LAG = 8
 #: Requests that give a row of a metric of which nothing is known from before the release.
 _USUAL_SHARE = {"feedback": 0.05}
+
+
+def wait_seconds(gate: GatePart) -> float:
+    """Seconds after which what failed is tried again, and an ingest is stored though nothing came."""
+    return 60 * gate.max_lag_minutes / _TRIES_PER_LAG
 
 
 @dataclass(frozen=True)
@@ -144,12 +152,16 @@ def ingest_rows(
         EvidenceRow(state.release, number, "mapping", at, detail={"served_entity_id": entity, "version": version})
         for entity, version in sorted(payload.mapping.items())
     ]
+    # Tables beside it say of the same requests what it says.
+    others = _others(state, payload, mapping)
     detail = {
         "cursors": {read.table: read.delta.to_version for read in reads},
         "rows": payload.rows,
         "measured": brought(payload) and payload.lag_measured,
         **({"newest": payload.committed_at.timestamp()} if brought(payload) else {}),
-        "outside": payload.outside + sum(_strangers(read, mapping) for read in reads),
+        "outside": payload.outside + sum(others.values()),
+        "others": others,
+        "forged": payload.forged,
         "duplicates": sum(read.delta.duplicates for read in reads),
         **_hours(state, payload, mapping),
         "sampling_fraction": payload.sampling_fraction,
@@ -316,6 +328,11 @@ def _hours(state: ReleaseState, payload: Delta, mapping: Mapping[str, str]) -> d
     }
 
 
-def _strangers(read: TableRead, mapping: Mapping[str, str]) -> int:
-    """Rows of entities that belong to neither arm."""
-    return sum(rows for entity, rows in read.delta.entities.items() if entity not in mapping)
+def _others(state: ReleaseState, payload: Delta, mapping: Mapping[str, str]) -> dict[str, int]:
+    """Rows of entities that belong to neither arm, by version; it is empty where nothing tells which it is."""
+    found = Counter[str]()
+    for entity, rows in payload.entities.items():
+        version = mapping.get(entity, "")
+        if not version or version not in (state.champion_version, state.challenger_version):
+            found[version] += rows
+    return dict(sorted(found.items()))

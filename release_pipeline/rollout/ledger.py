@@ -6,6 +6,7 @@ done as it is written. Rows are never updated or deleted.
 """
 
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from enum import StrEnum
 from typing import Any, Final
 
 from release_pipeline.clock import Clock
-from release_pipeline.errors import Superseded, TableMissing
+from release_pipeline.errors import StatementFailed, Superseded, TableMissing
 from release_pipeline.workspace.sql.warehouse import Row, Warehouse, parse_timestamp, quoted
 
 READ_LIMIT = 500
+#: How Delta names the failure of a commit that another one came before.
+_CONFLICT: Final = re.compile(r"DELTA_CONCURRENT_|Concurrent[A-Za-z]+Exception")
 
 
 class Action(StrEnum):
@@ -89,6 +92,11 @@ _COLUMNS = """release STRING, sequence BIGINT, at TIMESTAMP, actor STRING, actio
     from_state STRING, to_state STRING, config_version BIGINT, evidence_digest STRING, reason STRING, entry_id STRING"""
 
 
+# Delta may commit two conditional inserts that did not see each other. Of the rows of one sequence the first in this
+# order counts, for everybody and for ever; the other is as if it had never been written.
+_ORDER: Final = "ORDER BY sequence, at, entry_id"
+
+
 class Ledger:
     """The ledger of one model."""
 
@@ -104,10 +112,10 @@ class Ledger:
             "COMMENT 'What was meant and what happened in the releases of this model; append-only.'"
         )
 
-    def read(self) -> list[Entry]:
+    def read(self, release: str | None = None) -> list[Entry]:
         """The newest rows, all of the release that began last, and the newest pause, oldest first.
 
-        None where the table does not exist yet.
+        None where the table does not exist yet. All rows of ``release`` are among them, however old it is.
         """
         table = quoted(self.table)
         paused = f"(SELECT max(sequence) FROM {table} WHERE action IN ('{Action.PAUSE}', '{Action.UNPAUSE}'))"
@@ -117,19 +125,24 @@ class Ledger:
         )
         return self._select(
             f"WHERE sequence > (SELECT max(sequence) FROM {table}) - {READ_LIMIT} OR sequence >= {began} "
-            f"OR sequence = {paused}"
+            f"OR sequence = {paused}" + (" OR release = :release" if release else ""),
+            {"release": release} if release else None,
         )
 
     def read_all(self) -> list[Entry]:
         """Every row, oldest first; none where the table does not exist yet."""
         return self._select("")
 
-    def _select(self, where: str) -> list[Entry]:
+    def _select(self, where: str, values: Mapping[str, Any] | None = None) -> list[Entry]:
         try:
-            rows = self._warehouse.execute(f"SELECT * FROM {quoted(self.table)} {where} ORDER BY sequence")
+            rows = self._warehouse.execute(f"SELECT * FROM {quoted(self.table)} {where} {_ORDER}", values)
         except TableMissing:
             return []
-        return [_entry(row) for row in rows]
+        entries: dict[int, Entry] = {}
+        for row in rows:
+            entry = _entry(row)
+            entries.setdefault(entry.sequence, entry)
+        return list(entries.values())
 
     def append(
         self,
@@ -169,6 +182,25 @@ class Ledger:
             entry_id=uuid.uuid4().hex,
         )
         table = quoted(self.table)
+        lost = Superseded(
+            f"release {release}: somebody else wrote to {self.table} at the same time; "
+            "nothing was changed by this run, the next tick looks again."
+        )
+        try:
+            self._insert(entry)
+        except StatementFailed as error:
+            if _CONFLICT.search(str(error)):
+                raise lost from error
+            raise
+        rows = self._warehouse.execute(
+            f"SELECT entry_id FROM {table} WHERE sequence = :sequence {_ORDER}", {"sequence": entry.sequence}
+        )
+        if not rows or rows[0]["entry_id"] != entry.entry_id:
+            raise lost
+        return entry
+
+    def _insert(self, entry: Entry) -> None:
+        table = quoted(self.table)
         self._warehouse.execute(
             f"INSERT INTO {table} SELECT :release, :sequence, :at, :actor, :action, :phase, :from_state, :to_state, "
             f":config_version, :evidence_digest, :reason, :entry_id "
@@ -188,15 +220,6 @@ class Ledger:
                 "entry_id": entry.entry_id,
             },
         )
-        rows = self._warehouse.execute(
-            f"SELECT entry_id FROM {table} WHERE sequence = :sequence", {"sequence": entry.sequence}
-        )
-        if [row["entry_id"] for row in rows] != [entry.entry_id]:
-            raise Superseded(
-                f"release {release}: somebody else wrote to {self.table} at the same time; "
-                "nothing was changed by this run, the next tick looks again."
-            )
-        return entry
 
 
 def _entry(row: Row) -> Entry:

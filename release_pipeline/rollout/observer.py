@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from release_pipeline.clock import Clock
-from release_pipeline.errors import StatementFailed, TableUnreadable
+from release_pipeline.errors import OutOfTime, StatementFailed, TableUnreadable
 from release_pipeline.gate.bake import decide_bake
 from release_pipeline.gate.decision import decide, decide_first_release
 from release_pipeline.gate.evidence import EvidenceState
 from release_pipeline.gate.observations import Series
-from release_pipeline.gate.verdict import Action, Frozen, HoldReason, Signals, Verdict
+from release_pipeline.gate.verdict import Action, Contradiction, Frozen, HoldReason, Signals, Verdict
 from release_pipeline.rollout.champion_levels import ChampionLevels
 from release_pipeline.rollout.clearance import Clearance, approval_of, cleared, first_step
 from release_pipeline.rollout.evidence_fold import EvidenceSoFar, Point, so_far
@@ -20,15 +20,21 @@ from release_pipeline.rollout.ingest import (
     nothing_new,
     observations,
     over,
+    wait_seconds,
     watermark_after,
     whole_milliseconds,
 )
+from release_pipeline.rollout.ledger import Action as Act
 from release_pipeline.rollout.ledger import Entry, Ledger
+from release_pipeline.rollout.observed_notes import standing_notes, with_doubt
+from release_pipeline.rollout.open_move import watched_further, why_not_finished
 from release_pipeline.rollout.reconciliation import Reading, Reconciliation
+from release_pipeline.rollout.served_share import held_where_moved
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
 from release_pipeline.rollout.table_reads import (
     Findings,
     Source,
+    has_new,
     read_payload,
     read_sources,
     settled,
@@ -40,12 +46,15 @@ from release_pipeline.workspace.counting import condition, without_rows
 from release_pipeline.workspace.counts import Cursor, Delta
 from release_pipeline.workspace.endpoint import Endpoint, EndpointState
 from release_pipeline.workspace.endpoint_counters import Counters
-from release_pipeline.workspace.evidence_table import EvidenceTable
+from release_pipeline.workspace.evidence_table import EvidenceTable, Known
 from release_pipeline.workspace.inference_table import InferenceTable
+from release_pipeline.workspace.sql.warehouse import within
+from release_pipeline.workspace.tracer_rows import Shown, together, with_known
 
-#: Without new rows, an ingest is stored this often within gate.max_lag_minutes, to keep a reading of the counters.
-_READINGS_PER_LAG = 8
 _MINUTE = 60.0
+# Comparing the table with the counters takes no more of a look, seconds, and leaves so many to store what was read.
+_COMPARING_SECONDS = 5.0
+_STORING_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class Observed:
         sampling_fraction: Smallest share of logged requests.
         notes: What could not be read of metrics that are only watched; nothing is held for it.
         approved_by: Who approved the promotion, empty where nobody has, or nobody needs to.
+        not_finished: Why the open move, of which the endpoint shows nothing yet, is not to be finished; else empty.
     """
 
     release: ReleaseState
@@ -85,6 +95,7 @@ class Observed:
     sampling_fraction: float = 1.0
     notes: tuple[str, ...] = ()
     approved_by: str = ""
+    not_finished: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ class Observer:
             if latest is None:
                 seen.missing.append(self.payload.name)
             elif ingest and state.steps:
-                found, evidence = self._read(state, entries, found, latest, seen)
+                found, evidence = self._read(watched_further(state, endpoint), entries, found, latest, seen)
         except TableUnreadable as error:
             seen.unreadable.append(str(error))
         except StatementFailed as error:  # what is stored still decides
@@ -140,14 +151,15 @@ class Observer:
         signals = self._signals(state, endpoint, found, seen)
         # The gate was frozen with the release: an edit of the YAML counts from the next one.
         spec = self.spec.model_copy(update={"gate": found.gate})
-        verdict = _held_where_busy(_verdict(state, evidence, signals, spec), busy)
-        verdict = _held_where_moved(verdict, state, endpoint)
+        verdict = _held_where_busy(_verdict(state, evidence, signals, spec), busy, seen.backlog)
+        verdict = with_doubt(held_where_moved(verdict, state, endpoint), found)
         clearance = Clearance(self.clock.now(), self._approval(state, verdict))
+        held = cleared(verdict, state, spec, clearance)
         return Observed(
             release=state,
             endpoint=endpoint,
             evidence=evidence,
-            verdict=cleared(verdict, state, spec, clearance),
+            verdict=held,
             judged=verdict,
             evidence_digest=found.digest,
             thresholds=found.thresholds,
@@ -158,13 +170,16 @@ class Observer:
             late=found.late,
             duplicates=found.duplicates,
             sampling_fraction=found.sampling_fraction,
-            notes=tuple(seen.notes),
+            notes=(*seen.notes, *standing_notes(state, found, self.payload.name)),
             approved_by=approval_of(state, clearance),
+            not_finished=why_not_finished(held, state, endpoint, spec, clearance),
         )
 
     def _approval(self, state: ReleaseState, verdict: Verdict) -> str:
         """The approval tag, read only where it could be all that is missing."""
-        wanted = verdict.action is Action.PROMOTE and self.spec.promotion.approval == "required"
+        opened = state.open_intent
+        promotes = verdict.action is Action.PROMOTE or (opened is not None and opened.action is Act.PROMOTE)
+        wanted = promotes and self.spec.promotion.approval == "required"
         return self.approval_tag(state.challenger_version) if wanted and state.approved is None else ""
 
     def _signals(
@@ -175,7 +190,9 @@ class Observer:
         last = state.steps[-1].started_at if state.steps else state.started_at
         frozen = seen.frozen[0] if seen.frozen else None
         unseen = found.reconciliation.requests_between(found.newest, now - 60 * found.gate.max_lag_minutes)
-        if unseen and not seen.missing:
+        # What is there and could not be stored is no silence.
+        unstored = seen.backlog or seen.unmapped or seen.contradictions
+        if unseen and not seen.missing and not unstored:
             frozen = Frozen(self.payload.name, found.newest, unseen)
         return Signals(
             now=now,
@@ -186,6 +203,7 @@ class Observer:
             unreadable="; ".join(seen.unreadable),
             frozen=frozen,
             unmapped_rows=seen.unmapped,
+            contradictions=seen.contradictions,
             unlogged_errors=found.reconciliation.unlogged_errors(),
             late_rows=found.late_arms.get(max(state.step, 0), (0, 0))[1],
             lag_seconds=max(found.lags) if found.lags else None,
@@ -205,6 +223,7 @@ class Observer:
         now = whole_milliseconds(self.clock.now())
         reading = self._reading(state, now)
         sources = self.sources_of(found.gate.metrics)
+        wait = wait_seconds(found.gate)
         if not found.cursors:
             self.evidence.create()
             counters = Reconciliation().read(reading) if reading else Reconciliation()
@@ -213,23 +232,29 @@ class Observer:
                 return found, found.state
             self.evidence.append(first)
             found = self._stored(state)
-        elif found.unfrozen and now.timestamp() // _wait(found) > found.at // _wait(found):
+        elif found.unfrozen and now.timestamp() // wait > found.at // wait:
             spec = self.spec.model_copy(update={"gate": found.gate})
-            levels = self._levels(state, entries).rest(spec, found, now)
+            levels = self._levels(state, entries).rest(spec, sources, found, now)
             if levels:
                 of, counters = nothing_new(latest), found.reconciliation
                 self.evidence.append(
                     ingest_rows(state, found, [], {}, payload=of, counters=counters, at=now, levels=levels)
                 )
                 found = self._stored(state)
-        read = read_payload(self.payload, state, found, latest, seen)
+        before = Known({}, {}, {})
+        if sources or has_new(self.payload, found, latest):
+            before = self.evidence.known(state.release)
+        read = read_payload(self.payload, state, found, latest, seen, before.tracers)
         payload = read.delta if read else nothing_new(latest)
-        mapping = {**self.evidence.mapping(), **payload.mapping} if read or sources else {}
-        known, certain = frozenset(mapping), settled(state, payload)
+        here = together(Shown(dict(payload.mapping), dict(payload.contradictions)), seen.behind)
+        shown = with_known(here, before.of_release)
+        mapping = {**before.mapping, **shown.mapping}
+        mapping = {entity: version for entity, version in mapping.items() if entity not in shown.contradictions}
+        known, certain = frozenset(mapping), settled(state, here.mapping.values()) and not shown.contradictions
         held: list[TableRead] = []
-        if read and not certain and unknown_rows(read, known):
+        if read and (shown.contradictions or (not certain and unknown_rows(read, known))):
             held, read = [read], None
-        waited = now.timestamp() - found.at >= _wait(found)
+        waited = now.timestamp() - found.at >= wait
         owed = found.reconciliation.due(found.watermark) is not None
         if read or waited or owed or found.reconciliation.has_missed(reading):
             of = payload if read else nothing_new(latest)
@@ -253,7 +278,12 @@ class Observer:
             found = self._stored(state)
         if not held:
             return found, found.state
-        seen.unmapped = sum(unknown_rows(read, known) for read in held)
+        doubled = frozenset(shown.contradictions)
+        seen.unmapped = sum(unknown_rows(read, known | doubled) for read in held)
+        seen.contradictions = tuple(
+            Contradiction(entity, versions, sum(read.delta.entities.get(entity, 0) for read in held))
+            for entity, versions in sorted(shown.contradictions.items())
+        )
         watermark = watermark_after(found, payload)
         unread = observations(state, found.state, found.ingest + 1, held, mapping, watermark, now=now.timestamp())
         return found, found.state.add(over(unread, found.state.buckets))
@@ -271,8 +301,9 @@ class Observer:
         challenger = page.entities.get(state.entities.get("challenger", ""), Counters())
         requests = sum(each.requests for each in page.entities.values())
         if page.minute_end is not None:
-            return Reading(page.minute_end, requests, challenger.errors, page.minute_end - _MINUTE)
-        return Reading(now.timestamp(), requests, challenger.errors)
+            since = page.minute_end - _MINUTE
+            return Reading(page.minute_end, requests, challenger.errors, since, challenger.refused)
+        return Reading(now.timestamp(), requests, challenger.errors, refused=challenger.refused)
 
     def _counters(
         self,
@@ -289,28 +320,26 @@ class Observer:
         if due is not None:
             since, until = (datetime.fromtimestamp(at, tz=now.tzinfo) for at in counters.window(due))
             try:
-                logged = self.payload.errors_logged(since, until)
+                with within(_COMPARING_SECONDS, sparing=_STORING_SECONDS):
+                    logged = self.payload.failures_logged(since, until)
+                    versions = mapping or self.evidence.mapping()
             except StatementFailed as error:  # the reading waits for another look, and the evidence does not
+                why = "the warehouse is too slow" if isinstance(error, OutOfTime) else condition(error)
                 seen.add_unreadable(
-                    f"{self.payload.name} cannot be compared with the endpoint's own counters: {condition(error)}; "
-                    "failures that were not logged would not be seen.",
+                    f"{self.payload.name} cannot be compared with the endpoint's own counters: {why}; failures that "
+                    "were not logged would not be seen.",
                     [metric for metric in found.gate.metrics if metric.kind == "errors"],
                 )
             else:
-                versions = mapping or self.evidence.mapping()
-                ours = sum(rows for entity, rows in logged.items() if versions.get(entity) == state.challenger_version)
-                counters = counters.compare(due, ours, found.sampling_fraction)
+                ours = [each for entity, each in logged.items() if versions.get(entity) == state.challenger_version]
+                failed, refused = sum(each.failed for each in ours), sum(each.refused for each in ours)
+                counters = counters.compare(due, failed, found.sampling_fraction, refused=refused)
         last = counters.last
-        spacing = min(found.longest_lag / 4, 60 * found.gate.max_lag_minutes / _READINGS_PER_LAG)
+        spacing = min(found.longest_lag / 4, wait_seconds(found.gate))
         # Minutes are read as often as it comes: one that is missed is not counted again.
         if reading and (last is None or reading.since is not None or reading.at - last.at >= spacing):
             counters = counters.read(reading)
         return counters
-
-
-def _wait(found: EvidenceSoFar) -> float:
-    """Seconds after which an ingest is stored though nothing came, and what failed is tried again."""
-    return 60 * found.gate.max_lag_minutes / _READINGS_PER_LAG
 
 
 def _verdict(state: ReleaseState, evidence: EvidenceState, signals: Signals, spec: ReleaseSpec) -> Verdict:
@@ -324,29 +353,17 @@ def _verdict(state: ReleaseState, evidence: EvidenceState, signals: Signals, spe
     return decide(evidence, signals, spec, max(state.step, 0))
 
 
-def _held_where_busy(verdict: Verdict, busy: str) -> Verdict:
-    """No step forward in a look that could not read what is new; stored evidence still rolls back."""
+def _held_where_busy(verdict: Verdict, busy: str, backlog: str) -> Verdict:
+    """No step forward in a look that could not read all that is new; what is stored still rolls back."""
     if not busy:
-        return verdict
+        if not backlog or verdict.action is Action.ROLL_BACK:
+            return verdict
+        if verdict.reason in (HoldReason.MAPPING_UNKNOWN, HoldReason.MAPPING_CONTRADICTED):
+            # It keeps the piece from being stored, so that without a remedy no look would get further.
+            return replace(verdict, sentence=f"{verdict.sentence} Besides, {backlog}")
+        sentence = f"Hold: {backlog} What was read so far does not roll back."
+        return replace(verdict, action=Action.HOLD, reason=HoldReason.WAREHOUSE_BUSY, sentence=sentence)
     if verdict.action is Action.ROLL_BACK:
         return replace(verdict, sentence=f"{verdict.sentence} That is stored evidence; nothing newer was read: {busy}")
     sentence = f"Hold: {busy} Nothing newer was read, and the stored evidence does not roll back."
     return replace(verdict, action=Action.HOLD, reason=HoldReason.WAREHOUSE_BUSY, sentence=sentence)
-
-
-def _held_where_moved(verdict: Verdict, state: ReleaseState, endpoint: EndpointState | None) -> Verdict:
-    """No step forward on an endpoint that does not serve what the ledger says; a rollback is never held."""
-    if verdict.action not in (Action.ADVANCE, Action.PROMOTE) or state.open_intent is not None or not state.steps:
-        return verdict
-    share = state.traffic_percent
-    expected = {state.entities["challenger"]: share}
-    if state.champion_version is not None:
-        expected[state.entities["champion"]] = 100 - share
-    routes = {name: percent for name, percent in (endpoint.routes if endpoint else {}).items() if percent}
-    if routes == {name: percent for name, percent in expected.items() if percent}:
-        return verdict
-    sentence = (
-        f"Hold: the endpoint routes {routes or 'nothing'}, but the ledger says {expected}; somebody changed it: set "
-        "the routes back, or roll the release back."
-    )
-    return replace(verdict, action=Action.HOLD, reason=HoldReason.SHARE_MISMATCH, sentence=sentence)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from release_pipeline.clock import Clock, SystemClock
+from release_pipeline.gate.verdict import Action
 from release_pipeline.rollout.events import Events
 from release_pipeline.rollout.ledger import Ledger
 from release_pipeline.rollout.observer import Observer
@@ -58,10 +59,19 @@ def connect_parts(spec: ReleaseSpec, *, actor: str, progress: Progress, clock: C
         lambda metrics: late_sources(workspace, spec, metrics, payload, clock),
         lambda version: _tag(registry, version, spec.promotion.approval_tag),
     )
-    rollout = Rollout(spec, endpoint, registry, ledger, clock, actor, progress)
+    rollout = Rollout(
+        spec, endpoint, registry, ledger, clock, actor, progress, lambda release: _shown_harm(observer, release)
+    )
     return Parts(workspace, endpoint, registry, ledger, payload, observer, rollout, Events(ledger, actor))
 
 
+def _shown_harm(observer: Observer, release: str) -> str:
+    """The gate's sentence where its guards show harm of a release, else nothing."""
+    seen = observer.look(release)
+    return seen.judged.sentence if seen and seen.judged.action is Action.ROLL_BACK else ""
+
+
 def _tag(registry: Registry, version: str, key: str) -> str:
+    """A tag as ``key=value``, empty where the version has none."""
     found = registry.get(version)
-    return found.tags.get(key, "") if found else ""
+    return f"{key}={found.tags[key]}" if found and key in found.tags else ""

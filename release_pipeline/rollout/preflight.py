@@ -7,12 +7,15 @@ never taken as right, and it never blocks.
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Final
 
-from release_pipeline.errors import Unanswered
+from release_pipeline.errors import EndpointHidden, Unanswered, UpdateFailed, UpdateInProgress, WorkspaceError
+from release_pipeline.rollout.deployment import other_endpoint
 from release_pipeline.rollout.ledger import Entry
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.preflight_resources import resource_problem
@@ -35,7 +38,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its name, its outcome, and a sentence, which is empty where it passed."""
+    """One check: its name, its outcome, and a sentence: what is wrong, else what was found, or nothing."""
 
     name: str
     outcome: Outcome
@@ -75,12 +78,49 @@ def preflight(parts: Parts, spec: ReleaseSpec, release: str | None = None) -> Pr
     Raises:
         WorkspaceError: The endpoint or the ledger cannot be read.
     """
-    entries = parts.ledger.read()
+    entries = parts.ledger.read(release)
     mine = current_release(entries, release) if release else None
     if mine is not None and (mine.open_intent is not None or mine.stage is not Stage.FAILED):
         return None
-    looked = _Look(spec, Permissions(parts.workspace), parts.endpoint.read(), entries, release)
+    endpoint, hidden = None, ""
+    try:
+        endpoint = parts.endpoint.read()
+    except EndpointHidden as error:
+        hidden = str(error)
+    elsewhere = partial(other_endpoint, entries, parts.endpoint)
+    looked = _Look(
+        spec, Permissions(parts.workspace), endpoint, entries, release, parts.payload.newest, elsewhere, hidden
+    )
     return Preflight(tuple(looked.checks()))
+
+
+def await_update(parts: Parts, spec: ReleaseSpec, release: str) -> None:
+    """Wait for an update of the endpoint that is somebody else's, for ``endpoint.ready_timeout_seconds`` at most.
+
+    What came of it is for :func:`preflight` to tell. A release that has begun waits by itself.
+
+    Raises:
+        WorkspaceError: The endpoint or the ledger cannot be read.
+    """
+    try:
+        now = parts.endpoint.read()
+    except EndpointHidden:
+        return
+    if now is None or not _foreign_update(now, parts.ledger.read(release)):
+        return
+    parts.rollout.progress(f"endpoint {now.name}: waiting for an update that is not this release's")
+    with suppress(UpdateFailed, UpdateInProgress):
+        parts.endpoint.wait(timeout_seconds=spec.endpoint.ready_timeout_seconds, progress=parts.rollout.progress)
+
+
+def _foreign_update(endpoint: EndpointState, entries: Sequence[Entry]) -> bool:
+    """Whether the endpoint is being updated, and no release is on its way there.
+
+    Where one is, ramp.second_release says what becomes of the two; one in its bake only makes way.
+    """
+    newest = current_release(entries)
+    on_its_way = newest is not None and newest.active and newest.stage is not Stage.PROMOTED
+    return endpoint.updating and not on_its_way and (newest is None or newest.open_intent is None)
 
 
 @dataclass(frozen=True)
@@ -90,6 +130,9 @@ class _Look:
     endpoint: EndpointState | None
     entries: Sequence[Entry]
     release: str | None
+    newest_row: Callable[[], datetime | None]
+    elsewhere: Callable[[], str]
+    hidden: str = ""
 
     def checks(self) -> Iterable[Check]:
         try:
@@ -106,10 +149,15 @@ class _Look:
         ]
         for name, check in asked:
             yield self._check(name, partial(check, me)) if me else Check(name, Outcome.WARNING, f"{reason}.")
-        yield self._check("endpoint creator", self._creator)
-        yield self._check("endpoint owner", self._owner)
-        yield self._check("inference table", self._inference_table)
-        yield self._check("update", self._update)
+        for name, problem in (
+            ("endpoint creator", self._creator),
+            ("endpoint owner", self._owner),
+            ("inference table", self._inference_table),
+            ("update", self._update),
+        ):
+            yield Check(name, Outcome.WARNING, self.hidden) if self.hidden else self._check(name, problem)
+        if self.spec.endpoint.permissions:
+            yield self._check("permissions", self._given)
         yield from self._resources(me)
 
     def _check(self, name: str, problem: Callable[[], str]) -> Check:
@@ -150,6 +198,11 @@ class _Look:
         return lacking([(each, where) for each in missing], who)
 
     def _manages(self, who: Principal) -> str:
+        if self.hidden:
+            return (
+                f"{self.hidden} {who.name} needs {_MANAGES} on it; whoever has that gives it with PATCH "
+                "/api/2.0/permissions/serving-endpoints/<the endpoint's id>."
+            )
         now = self.endpoint
         level = now.permission_level if now else _MANAGES
         if now is None or level == _MANAGES:
@@ -174,6 +227,8 @@ class _Look:
 
     def _owner(self) -> str:
         now, name, model = self.endpoint, self.spec.name, self.spec.model.registered_name
+        if elsewhere := self.elsewhere():
+            return elsewhere
         if now is None:
             return ""
         owner = now.tags.get(OWNER_TAG)
@@ -190,6 +245,17 @@ class _Look:
             )
         return ""
 
+    def _given(self) -> str:
+        """Groups are left to the service: whoever may deploy may not always list them."""
+        told = [each.principal[1] for each in self.spec.endpoint.permissions if not each.group]
+        gone = [name for name in told if self.permissions.principal(name) is None]
+        if not gone:
+            return ""
+        return (
+            f"endpoint.permissions names {' and '.join(gone)}, whom this workspace does not know, so that the service "
+            "would refuse it; correct the YAML."
+        )
+
     def _inference_table(self) -> str:
         now, table = self.endpoint, self.spec.payload_table
         if now is None or now.inference_table == table:
@@ -197,18 +263,27 @@ class _Look:
         catalog, schema = self.spec.model.catalog, self.spec.model.schema_name
         names = {"catalog_name": catalog, "schema_name": schema, "table_name_prefix": self.spec.model.short_name}
         wanted = json.dumps({"inference_table_config": {**names, "enabled": True}})
+        if now.inference_table is None and not now.logging_off and (newest := self._newest_row()):
+            raise Unanswered(
+                f"endpoint {now.name} names no inference table, but {table} has rows, the newest of "
+                f"{newest:%Y-%m-%d %H:%M} UTC, as where telemetry writes it"
+            )
         what = f"logs to {now.inference_table}, not to {table}" if now.inference_table else "has no inference table"
         return (
             f"endpoint {now.name} {what}, so the gate would see nothing; PUT /api/2.0/serving-endpoints/{now.name}"
             f"/ai-gateway with its other settings and {wanted}."
         )
 
+    def _newest_row(self) -> datetime | None:
+        """When the newest row of the inference table was asked for; None where it has none, or cannot be read."""
+        try:
+            return self.newest_row()
+        except WorkspaceError:
+            return None
+
     def _update(self) -> str:
-        if self.endpoint is None or not self.endpoint.updating:
+        if self.endpoint is None or not _foreign_update(self.endpoint, self.entries):
             return ""
-        other = current_release(self.entries)
-        if other is not None and other.open_intent is not None:
-            return ""  # its own update; ramp.second_release says what becomes of the two
         return f"endpoint {self.endpoint.name} is being updated by somebody else; wait for the end, then try again."
 
     def _resources(self, me: Principal | None) -> Iterable[Check]:

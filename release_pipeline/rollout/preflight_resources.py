@@ -10,14 +10,14 @@ from release_pipeline.spec import Resource
 from release_pipeline.workspace.permissions import Permissions, Principal, Securable, lacking, permission_call
 
 #: Securables of Unity Catalog: their type for the grants API, and the privilege.
-_PRIVILEGES: Final = {
+PRIVILEGES: Final = {
     "function": ("FUNCTION", "EXECUTE"),
     "table": ("TABLE", "SELECT"),
     "vector_search_index": ("TABLE", "SELECT"),
     "uc_connection": ("CONNECTION", "USE_CONNECTION"),
 }
 #: Workspace objects: their type for the permissions API, and the levels that will do, the least one first.
-_LEVELS: Final = {
+LEVELS: Final = {
     "serving_endpoint": ("serving-endpoints", ("CAN_QUERY", "CAN_MANAGE")),
     "sql_warehouse": ("warehouses", ("CAN_USE", "CAN_MONITOR", "CAN_MANAGE", "IS_OWNER")),
     "genie_space": ("genie", ("CAN_RUN", "CAN_EDIT", "CAN_MANAGE")),
@@ -36,9 +36,9 @@ def resource_problem(permissions: Permissions, resource: Resource, who: Principa
     Raises:
         Unanswered: It cannot be told.
     """
-    if resource.type in _PRIVILEGES:
+    if resource.type in PRIVILEGES:
         return _securable(permissions, resource, who)
-    object_type, enough = _LEVELS[resource.type]
+    object_type, enough = LEVELS[resource.type]
     object_id, levels = resource.name, None
     if resource.type == "serving_endpoint":
         found = permissions.endpoint(resource.name)
@@ -60,7 +60,7 @@ def resource_problem(permissions: Permissions, resource: Resource, who: Principa
 
 
 def _securable(permissions: Permissions, resource: Resource, who: Principal) -> str:
-    kind, privilege = _PRIVILEGES[resource.type]
+    kind, privilege = PRIVILEGES[resource.type]
     if resource.type == "vector_search_index" and not permissions.vector_index(resource.name):
         return _unknown(resource)
     securable, parts = Securable(kind, resource.name), resource.name.split(".")

@@ -1,7 +1,12 @@
 """The endpoint's counters against its inference table: failures that were never logged, and tables that nobody writes.
 
 Counters are read beside the ingests and kept with them. A reading can be compared with the table only when the table is
-complete up to it, so readings wait until the watermark has passed them. Pure: no I/O.
+complete up to it, so readings wait until the watermark has passed them. A counter counts an answer when it is done, so
+the table's rows are compared by the time at which they were done, too: requests that hang together, and fail together
+much later, are on the same side of a reading in both. Pure: no I/O.
+
+Failures are those with a status of 500 and above. Refusals, 400 to 499, are compared as well, only to be told:
+platforms log no 401, 403 or 429, so that what is missing of them proves no fault.
 """
 
 import math
@@ -31,6 +36,11 @@ class Reading:
     since: float | None = None
     """Where the endpoint counts by the minute: the beginning of the minute that ends at ``at``, unix seconds. None
     where it counts from its start."""
+    refused: int | None = None
+    """Refusals of the challenger's served entity; None where an earlier version of this package did not count them."""
+
+
+_NOTHING: Final = Reading(-math.inf, 0, 0, None, 0)
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,13 @@ class Reconciliation:
         waiting: Later readings, oldest first.
         unlogged: Failures that were counted and not logged, up to ``reconciled``. Requests under way at a reading can
             make it a little too high or too low until the next one.
+        refused: The same of refusals.
     """
 
     reconciled: Reading | None = None
     waiting: tuple[Reading, ...] = ()
     unlogged: float = 0.0
+    refused: float = 0.0
 
     @property
     def last(self) -> Reading | None:
@@ -59,7 +71,7 @@ class Reconciliation:
         if reading.since is not None:
             known = last is not None and last.at >= reading.at
             return self if known else replace(self, waiting=_thinned((*self.waiting, reading)))
-        if last is None or reading.requests < last.requests or reading.errors < last.errors:
+        if last is None or any(now < before for now, before in zip(_counts(reading), _counts(last), strict=False)):
             return replace(self, reconciled=reading, waiting=())
         return replace(self, waiting=_thinned((*self.waiting, reading)))
 
@@ -76,33 +88,39 @@ class Reconciliation:
         return complete[-1] if complete[-1].since is None else complete[0]
 
     def window(self, reading: Reading) -> tuple[float, float]:
-        """The event times that a waiting reading is compared over, half open, unix seconds."""
+        """The time in which answers were done that a waiting reading is compared over, half open, unix seconds."""
         since = reading.since if self.reconciled is None or reading.since is not None else self.reconciled.at
         assert since is not None, "a reading of a counter waits only behind another"
         return since, reading.at
 
-    def compare(self, reading: Reading, logged: int, sampling_fraction: float = 1.0) -> Self:
+    def compare(self, reading: Reading, logged: int, sampling_fraction: float = 1.0, *, refused: int = 0) -> Self:
         """Compare the table with the counters over :meth:`window`.
 
         Args:
             reading: A waiting reading, such as :meth:`due` gives.
             logged: Failures of the challenger in the table in that time.
             sampling_fraction: Share of the requests that the table logs.
+            refused: Refusals of the challenger in the table in that time.
         """
-        before = self.reconciled.errors if self.reconciled is not None and reading.since is None else 0
-        counted = reading.errors - before
-        missing = counted - logged / sampling_fraction
-        if sampling_fraction < 1:
-            chance = _DEVIATIONS * math.sqrt(counted * (1 - sampling_fraction) / sampling_fraction)
-            missing = max(0.0, missing - chance)
-        waiting = tuple(each for each in self.waiting if each.at > reading.at)
+        before = self.reconciled if self.reconciled and reading.since is None else _NOTHING
+        missing, unknown = _missing(reading.errors - before.errors, logged, sampling_fraction), 0.0
+        if reading.refused is not None and before.refused is not None:
+            unknown = _missing(reading.refused - before.refused, refused, sampling_fraction)
         return replace(
-            self, reconciled=reading, waiting=waiting, unlogged=max(_LEAST_UNLOGGED, self.unlogged + missing)
+            self,
+            reconciled=reading,
+            waiting=tuple(each for each in self.waiting if each.at > reading.at),
+            unlogged=max(_LEAST_UNLOGGED, self.unlogged + missing),
+            refused=max(_LEAST_UNLOGGED, self.refused + unknown),
         )
 
     def unlogged_errors(self) -> int:
         """Failures that are known to be missing in the table."""
         return max(0, round(self.unlogged))
+
+    def unlogged_refusals(self) -> int:
+        """Refusals that are known to be missing in the table."""
+        return max(0, round(self.refused))
 
     def requests_between(self, after: float, before: float) -> int:
         """Requests that were surely answered between two times, as far as readings show."""
@@ -118,6 +136,7 @@ class Reconciliation:
             "reconciled": _values(self.reconciled) if self.reconciled else None,
             "waiting": [_values(reading) for reading in self.waiting],
             "unlogged": self.unlogged,
+            "refused": self.refused,
         }
 
     @classmethod
@@ -129,6 +148,7 @@ class Reconciliation:
             Reading(*reconciled) if reconciled else None,
             tuple(Reading(*values) for values in waiting),
             data.get("unlogged", 0.0),
+            data.get("refused", 0.0),
         )
 
 
@@ -142,11 +162,30 @@ def _thinned(waiting: tuple[Reading, ...]) -> tuple[Reading, ...]:
     for index, reading in enumerate(waiting):
         if index % 2 and added[-1].at == reading.since:
             before = added.pop()
-            requests, errors = before.requests + reading.requests, before.errors + reading.errors
-            reading = Reading(reading.at, requests, errors, before.since)
+            refused = None
+            if before.refused is not None and reading.refused is not None:
+                refused = before.refused + reading.refused
+            reading = Reading(
+                reading.at, before.requests + reading.requests, before.errors + reading.errors, before.since, refused
+            )
         added.append(reading)
     return tuple(added[-_MOST_READINGS:])
 
 
+def _missing(counted: int, logged: int, sampling_fraction: float) -> float:
+    """What the table lacks, beyond what a sample leaves out by chance."""
+    missing = counted - logged / sampling_fraction
+    if sampling_fraction == 1:
+        return missing
+    chance = _DEVIATIONS * math.sqrt(max(0, counted) * (1 - sampling_fraction) / sampling_fraction)
+    return max(0.0, missing - chance)
+
+
+def _counts(reading: Reading) -> tuple[int, ...]:
+    """What it counts; refusals come last, and only where they are known."""
+    known = () if reading.refused is None else (reading.refused,)
+    return reading.requests, reading.errors, *known
+
+
 def _values(reading: Reading) -> list[float | int | None]:
-    return [reading.at, reading.requests, reading.errors, reading.since]
+    return [reading.at, reading.requests, reading.errors, reading.since, reading.refused]

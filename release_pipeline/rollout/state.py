@@ -47,6 +47,7 @@ class ReleaseState:
         reason: The reason of the newest row that is no event.
         champion_entity: How the champion was served when the release began, as the ledger wrote it.
         last_at: When the row of ``last_sequence`` was written.
+        moved_at: When the newest act of the release that was done ended, or when the release began.
         approved: The event by which a person approved the promotion.
         frozen: The event by which the release was frozen.
         paused: The event by which all releases of the model were paused, while they are.
@@ -66,6 +67,7 @@ class ReleaseState:
     baseline_version: int = field(default=0)
     champion_entity: Mapping[str, Any] | None = None
     last_at: datetime | None = field(default=None, compare=False)
+    moved_at: datetime | None = field(default=None, compare=False)
     approved: Entry | None = None
     frozen: Entry | None = None
     paused: Entry | None = None
@@ -154,6 +156,7 @@ def current_release(entries: Sequence[Entry], release: str | None = None) -> Rel
         last_sequence=rows[-1].sequence,
         champion_entity=first.after.get("champion_entity"),
         last_at=rows[-1].at,
+        moved_at=next((row.at for row in reversed(rows) if row.phase is Phase.DONE), first.at),
         reason=next((row.reason for row in reversed(rows) if row.action is not Action.MEND), ""),
         baseline_version=int(first.after.get("table_version", 0) or 0),
         approved=_newest(entries, Action.APPROVE, release),

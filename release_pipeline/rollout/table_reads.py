@@ -1,13 +1,14 @@
 """What is new in the tables of a release: each is read by itself, and one that fails takes no other with it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from release_pipeline.errors import SpecError, StatementFailed, TableMissing, WorkspaceError
+from release_pipeline.errors import OutOfTime, SpecError, StatementFailed, TableMissing, WorkspaceError
 from release_pipeline.gate.observations import slice_seconds
-from release_pipeline.gate.verdict import Frozen
+from release_pipeline.gate.verdict import Contradiction, Frozen
 from release_pipeline.rollout.evidence_fold import EvidenceSoFar
 from release_pipeline.rollout.ingest import RATE_SECONDS, TableRead, nothing_new, watermark_of
 from release_pipeline.rollout.state import ReleaseState
@@ -17,11 +18,18 @@ from release_pipeline.workspace.counting import condition
 from release_pipeline.workspace.counts import Cursor, Delta, Level, MetricPlan, Window
 from release_pipeline.workspace.inference_table import InferenceTable
 from release_pipeline.workspace.score_source import Silence
+from release_pipeline.workspace.sql.warehouse import within
+from release_pipeline.workspace.tracer_rows import NOTHING_SHOWN, Shown
 
 #: Time of one look for values that come late, and of the look that freezes their levels, seconds. A sensor's tick has
 #: 60 s in all.
 LOOK_SECONDS = 5.0
 BASELINE_SECONDS = 15.0
+#: What is new is read at once; where the warehouse is too slow for that only these shares of it, and then one commit
+#: (without a change feed two minutes of event time), each try in so many seconds.
+PIECES = ((1.0, 15.0), (1 / 16, 8.0), (1 / 256, 7.0), (0.0, 8.0))
+#: Looking for tracers behind the piece, where only a piece of what is new is read.
+TRACER_SECONDS = 5.0
 #: Kinds that are counted in the inference table itself.
 PAYLOAD_KINDS = ("errors", "slow", "expression")
 
@@ -72,14 +80,20 @@ class Findings:
         unreadable: Why a table, or the SQL of a metric, of the gate cannot be read.
         notes: The same of metrics that are only watched: told, and nothing is held for them.
         unmapped: Rows of entities that no tracer has mapped yet.
+        contradictions: Entities that tracers have shown to be several versions.
         frozen: Tables of metrics that decide to which nobody writes any more.
+        backlog: Why not all that is new in the inference table was read; empty where it was.
+        behind: What tracers show that come after the piece that was read.
     """
 
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unmapped: int = 0
+    contradictions: tuple[Contradiction, ...] = ()
     frozen: list[Frozen] = field(default_factory=list)
+    backlog: str = ""
+    behind: Shown = NOTHING_SHOWN
 
     def add_missing(self, table: str, metrics: Sequence[Metric]) -> None:
         """A table of these metrics does not exist."""
@@ -105,41 +119,94 @@ class Findings:
             )
 
     def add_failure(self, source: Source, error: Exception) -> None:
-        """A source failed. A failed statement may quote a row, so that only its condition is told."""
+        """A source failed."""
         if isinstance(error, TableMissing):
             self.add_missing(source.name, source.metrics)
-            return
-        why = str(error)
-        if isinstance(error, StatementFailed):
-            why = (
-                f"{source.name} of {_names(source.metrics)} cannot be read: {condition(error)}; check that it exists "
-                "and that you may read it."
-            )
-        self.add_unreadable(why, source.metrics)
+        else:
+            self.add_unreadable(why_failed(source, error), source.metrics)
+
+
+def why_failed(source: Source, error: Exception) -> str:
+    """A sentence on a source that failed. A failed statement may quote a row, so that only its condition is told."""
+    if isinstance(error, TableMissing):
+        return f"{source.name} does not exist."
+    if isinstance(error, StatementFailed):
+        return (
+            f"{source.name} of {_names(source.metrics)} cannot be read: {condition(error)}; check that it exists "
+            "and that you may read it."
+        )
+    return str(error)
+
+
+def has_new(table: InferenceTable, found: EvidenceSoFar, latest: Cursor) -> bool:
+    """Whether the inference table reaches further than it was read."""
+    return latest.version > _read_up_to(table, found)
 
 
 def read_payload(
-    table: InferenceTable, state: ReleaseState, found: EvidenceSoFar, latest: Cursor, seen: Findings
+    table: InferenceTable,
+    state: ReleaseState,
+    found: EvidenceSoFar,
+    latest: Cursor,
+    seen: Findings,
+    tracers: Mapping[str, datetime],
 ) -> TableRead | None:
     """What is new in the inference table; None where nothing is.
 
+    What a slow warehouse cannot read at once is read in pieces, one at each look, so that every look gets further.
+
+    Args:
+        table: The inference table.
+        state: The release.
+        found: Its evidence.
+        latest: How far the table reaches.
+        seen: Told what failed, and what is left.
+        tracers: When each tracer was noted, by the id of those that were sent.
+
     Raises:
+        OutOfTime: Not even a piece could be read.
         TableUnreadable: It is in no shape that the gate can read.
         StatementFailed: The warehouse failed, and no metric's own SQL is to blame.
     """
-    # Evidence of an earlier version names no table.
-    after = found.cursors.get(table.name, found.cursors.get("", 0))
+    after = _read_up_to(table, found)
     if latest.version <= after:
         return None
     metrics = tuple(metric for metric in found.gate.metrics if metric.kind in PAYLOAD_KINDS)
-    delta = table.changes(
-        after,
-        latest,
-        first_version=state.baseline_version + 1,
-        windows=_windows(state),
-        plans=found.plans(metric.name for metric in metrics),
-        counted=found.counted,
-    )
+    tries = dict[Cursor, float]()
+    for share, seconds in PIECES:  # of little that is new the smaller pieces are the same one
+        until = table.piece(after, latest, share)
+        tries[until] = tries.get(until, 0.0) + seconds
+    for until, seconds in tries.items():
+        try:
+            with within(seconds):
+                delta = table.changes(
+                    after,
+                    until,
+                    first_version=state.baseline_version + 1,
+                    windows=_windows(state),
+                    plans=found.plans(metric.name for metric in metrics),
+                    counted=found.counted,
+                    tracers=tuple(tracers),
+                )
+            break
+        except OutOfTime as error:
+            late = error
+    else:
+        raise late
+    if until.version < latest.version:
+        # Tracers of the piece's own rows may come after it: without them the rows would wait for ever. They are kept
+        # apart from what the piece itself brought, which alone tells how far the table was read.
+        with suppress(OutOfTime), within(TRACER_SECONDS):
+            seen.behind = table.shown(tracers)
+        units = "commits" if table.has_change_feed() else "seconds"
+        seen.backlog = (
+            f"the warehouse is too slow to read at once what is new in {table.name}: {until.version - after} of "
+            f"{latest.version - after} {units} were read in this look, and the rest follows in the next ones."
+        )
+    if found.counts_from:
+        never = float("-inf")
+        groups = (group for group in delta.groups if group.bucket_start >= found.counts_from.get(group.metric, never))
+        delta = replace(delta, groups=tuple(groups))
     for metric in metrics:
         if metric.name in delta.failed:
             seen.add_unreadable(delta.failed[metric.name], [metric])
@@ -157,6 +224,8 @@ def read_sources(
     budget, lag = Budget(LOOK_SECONDS), timedelta(minutes=found.gate.max_lag_minutes)
     known_since = state.started_at - timedelta(days=found.gate.baseline_days)
     for number, source in enumerate(sources):
+        if all(metric.name in found.unfrozen for metric in source.metrics):
+            continue  # its rows wait for the level
         try:
             source.collect(state.steps[0].started_at, budget.share(len(sources) - number))
             until = source.latest()
@@ -184,13 +253,20 @@ def read_sources(
 
 
 def freeze_sources(
-    sources: Sequence[Source], since: datetime, until: datetime, entities: Sequence[str], seen: Findings
+    sources: Sequence[Source],
+    since: datetime,
+    until: datetime,
+    entities: Sequence[str],
+    seen: Findings,
+    *,
+    seconds: float = BASELINE_SECONDS,
 ) -> tuple[list[Level], dict[str, int]]:
     """Levels of late metrics before the release, and the version that each source is read from.
 
-    A source that fails has no level; one whose table cannot be asked has no version, which a later look finds out.
+    A source that fails has levels that say why, and are read again; one whose table cannot be asked has no version,
+    which a later look finds out.
     """
-    levels, cursors, budget = list[Level](), dict[str, int](), Budget(BASELINE_SECONDS)
+    levels, cursors, budget = list[Level](), dict[str, int](), Budget(seconds)
     for number, source in enumerate(sources):
         try:
             reached = source.collect_before(since, until, budget.share(len(sources) - number))
@@ -207,6 +283,8 @@ def freeze_sources(
             )
         except (WorkspaceError, SpecError) as error:
             seen.add_failure(source, error)
+            why = why_failed(source, error)
+            levels += [Level(metric.name, "", 0, 0.0, None, 0.0, why) for metric in source.metrics]
         try:
             cursors[source.name] = source.version_before(until)
         except WorkspaceError as error:
@@ -232,10 +310,14 @@ def unknown_rows(read: TableRead, known: frozenset[str]) -> int:
     return sum(rows for entity, rows in read.delta.entities.items() if entity not in known)
 
 
-def settled(state: ReleaseState, payload: Delta) -> bool:
-    """Whether tracers of all versions that serve came with these rows: who is unknown then is none of them."""
-    serving = {state.challenger_version, state.champion_version} - {None}
-    return serving <= set(payload.mapping.values())
+def settled(state: ReleaseState, versions: Iterable[str]) -> bool:
+    """Whether these versions, which tracers of a read showed, are all that serve: who is unknown then is none."""
+    return {state.challenger_version, state.champion_version} - {None} <= set(versions)
+
+
+def _read_up_to(table: InferenceTable, found: EvidenceSoFar) -> int:
+    # Evidence of an earlier version names no table.
+    return found.cursors.get(table.name, found.cursors.get("", 0))
 
 
 def _windows(state: ReleaseState) -> list[Window]:

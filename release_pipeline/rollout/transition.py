@@ -5,15 +5,19 @@ says, skipping what already is, reads both back, and records the outcome. So a r
 finished by running the same action again from its open intent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from release_pipeline.clock import Clock
-from release_pipeline.errors import EndpointError, NotAllowed, Superseded, UpdateInProgress
-from release_pipeline.rollout.beginning import make_way, refuse_rejected
-from release_pipeline.rollout.deployment import SCALE, planned, planned_rollback, sleeps_in_bake
+from release_pipeline.errors import EndpointError, NotAllowed, Superseded, UpdateInProgress, WroteLate
+from release_pipeline.rollout.alias import refuse_moved_alias
+from release_pipeline.rollout.beginning import make_way
+from release_pipeline.rollout.deployment import planned, planned_promotion
 from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Ledger, Phase
+from release_pipeline.rollout.open_move import BY_HAND, nothing_done
+from release_pipeline.rollout.quarantine import refuse_rejected
+from release_pipeline.rollout.rolling_back import begin_roll_back, take_back
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
 from release_pipeline.rollout.verified_write import VerifiedWrite
 from release_pipeline.spec import ReleaseSpec
@@ -31,6 +35,7 @@ class Rollout:
     Attributes:
         actor: Who acts, as the ledger records it: ``run:<id>`` or a user's name.
         progress: Called with one line of news during a wait.
+        shown_harm: What the gate's guards show against a release, as a sentence; empty where nothing is shown.
     """
 
     spec: ReleaseSpec
@@ -40,6 +45,7 @@ class Rollout:
     clock: Clock
     actor: str
     progress: Progress
+    shown_harm: Callable[[str], str]
 
     @property
     def _write(self) -> VerifiedWrite:
@@ -47,7 +53,7 @@ class Rollout:
 
     def state(self, release: str | None = None) -> ReleaseState | None:
         """Where ``release`` stands, or the newest release."""
-        return current_release(self.ledger.read(), release)
+        return current_release(self.ledger.read(release), release)
 
     def deploy(self, release: str, version: str, entity: ServedEntity, *, table_version: int) -> ReleaseState:
         """Add ``entity`` beside the champion at 0 %, or create the endpoint with it at 100 % where there is none.
@@ -61,7 +67,7 @@ class Rollout:
             UpdateFailed: The new configuration did not become ready; the champion still serves.
         """
         self.ledger.create()
-        entries = self.ledger.read()
+        entries = self.ledger.read(release)
         mine = current_release(entries, release)
         if mine is not None and mine.open_intent is None and mine.stage is not Stage.FAILED:
             return mine  # deployed already, by this run's predecessor
@@ -72,7 +78,7 @@ class Rollout:
     def _begun(self, release: str, version: str, entity: ServedEntity, table_version: int) -> list[Entry]:
         """The ledger with the intent to deploy as its newest row; where another release came first, that counts."""
         for attempt in range(_BEGINNINGS):
-            entries = make_way(self, release, version)
+            entries = make_way(self, release, version, entity)
             try:
                 return [*entries, self._deploy_intent(entries, release, version, entity, table_version)]
             except Superseded:
@@ -89,7 +95,7 @@ class Rollout:
             Superseded: The endpoint's configuration is no longer ``expected_config``.
             NotAllowed: The release is not at the step before.
         """
-        entries, state = self._read(release)
+        entries, state = self.known(release)
         if state.open_intent is None:
             _refuse_held(state)
             if state.stage not in (Stage.DEPLOYED, Stage.RAMPING) or state.champion_version is None:
@@ -132,9 +138,9 @@ class Rollout:
 
         Raises:
             Superseded: The endpoint's configuration is no longer ``expected_config``.
-            NotAllowed: The release is not in its ramp.
+            NotAllowed: The release is not in its ramp, or another tool has moved the alias.
         """
-        entries, state = self._read(release)
+        entries, state = self.known(release)
         if state.open_intent is None:
             if state.stage is Stage.PROMOTED:
                 return state
@@ -142,28 +148,16 @@ class Rollout:
                 _refuse_held(state)
             if state.stage is not Stage.RAMPING:
                 raise NotAllowed(f"release {release} is {state.stage}; only a release in its ramp can be promoted.")
-            names = state.entities
-            routes = {names["challenger"]: 100}
-            if state.champion_version is not None:
-                routes[names["champion"]] = 0
+            refuse_moved_alias(self.registry, self.spec, state)
+            before, after = planned_promotion(self.spec, state, approved_by)
+            after |= {BY_HAND: True} if by_hand else {}
             entries.append(
                 self._intent(
                     entries,
                     release,
                     Action.PROMOTE,
-                    before={
-                        "traffic_percent": state.traffic_percent,
-                        "alias": {self.spec.promotion.alias: state.champion_version},
-                    },
-                    after={
-                        "routes": routes,
-                        "traffic_percent": 100,
-                        "alias": {self.spec.promotion.alias: state.challenger_version},
-                        **({"approved_by": approved_by} if approved_by else {}),
-                        **(
-                            {"settings": {names["champion"]: {SCALE: True}}} if sleeps_in_bake(self.spec, state) else {}
-                        ),
-                    },
+                    before=before,
+                    after=after,
                     expected_config=expected_config,
                     evidence_digest=evidence_digest,
                     reason=reason,
@@ -171,12 +165,20 @@ class Rollout:
             )
         return self._finish(release, entries, only=Action.PROMOTE)
 
-    def retire(self, release: str, *, reason: str = "the bake is over") -> ReleaseState:
-        """End the bake: remove the old champion's entity, which has no traffic any more."""
-        entries, state = self._read(release)
+    def retire(self, release: str, *, reason: str = "the bake is over", by_hand: bool = False) -> ReleaseState:
+        """End the bake: remove the old champion's entity, which has no traffic any more.
+
+        A pause or a freeze, which may have come after the decision, holds it, unless a person asks ``by_hand``.
+
+        Raises:
+            NotAllowed: The release is not in its bake, or somebody has changed the endpoint's traffic.
+        """
+        entries, state = self.known(release)
         if state.open_intent is None:
             if state.stage is not Stage.PROMOTED:
                 raise NotAllowed(f"release {release} is {state.stage}; only a promoted release can end its bake.")
+            if not by_hand:
+                _refuse_held(state)
             challenger = state.entities["challenger"]
             now = self.endpoint.read()
             if now is not None and {name for name, share in now.routes.items() if share} != {challenger}:
@@ -213,44 +215,27 @@ class Rollout:
         state = self.begin_roll_back(release, reason=reason, evidence_digest=evidence_digest, status=status)
         if state.open_intent is None:
             return state
-        return self._finish(release, self._read(release)[0], only=Action.ROLL_BACK)
+        return self._finish(release, self.known(release)[0], only=Action.ROLL_BACK)
 
     def begin_roll_back(
         self, release: str, *, reason: str, evidence_digest: str = "", status: str = REJECTED
     ) -> ReleaseState:
-        """Write down that a release is to be rolled back, and nothing else: from here on it will be, whoever dies."""
-        entries, state = self._read(release)
-        if state.stage in (Stage.ROLLED_BACK, Stage.FAILED) and state.open_intent is None:
-            return state
-        if state.stage is Stage.FINISHED:
-            raise NotAllowed(f"release {release} has ended its bake; start a release of the older version instead.")
-        opened = state.open_intent
-        if opened is None or opened.action is not Action.ROLL_BACK:
-            # One row takes the place of an open intent: between two rows a kill would leave neither.
-            entries.append(
-                self._intent(
-                    entries,
-                    release,
-                    Action.ROLL_BACK,
-                    before={"traffic_percent": state.traffic_percent, "gave_up": opened.action.value if opened else ""},
-                    after=planned_rollback(self.spec, state, status),
-                    evidence_digest=evidence_digest,
-                    reason=reason,
-                )
-            )
-        begun = current_release(entries, release)
-        assert begun is not None
-        return begun
+        """Write down that a release is to be rolled back, and nothing else: from here on it will be, whoever dies.
+
+        One that was rolled back is so again where its version is back on the endpoint, as after another tool's write.
+        """
+        return begin_roll_back(self, release, reason=reason, evidence_digest=evidence_digest, status=status)
 
     def give_up(self, release: str, *, reason: str) -> ReleaseState:
-        """Close an open end of a bake, or an open mend, that cannot be finished: what serves stays as it is.
+        """Close an open end of a bake, an open mend, or a move of which nothing was done: what serves stays as it is.
 
         Raises:
-            NotAllowed: Neither is open.
+            NotAllowed: None of them is open.
         """
-        entries, state = self._read(release)
-        if state.open_intent is None or state.open_intent.action not in (Action.RETIRE, Action.MEND):
-            raise NotAllowed(f"release {release} has no open end of its bake, and no open mend, to give up.")
+        entries, state = self.known(release)
+        ends = state.open_intent is not None and state.open_intent.action in (Action.RETIRE, Action.MEND)
+        if state.open_intent is None or not (ends or nothing_done(self, state)):
+            raise NotAllowed(f"release {release} has nothing open that could be given up.")
         given_up = current_release(self._outcome(entries, state.open_intent, Phase.FAILED, reason=reason), release)
         assert given_up is not None
         return given_up
@@ -263,7 +248,7 @@ class Rollout:
         Raises:
             Superseded: The release, or the endpoint's configuration ``config``, is no longer what was looked at.
         """
-        entries, state = self._read(seen.release)
+        entries, state = self.known(seen.release)
         if state.last_sequence != seen.last_sequence or state.open_intent is not None:
             raise Superseded(f"release {seen.release} moved since it was looked at; nothing was mended, look again.")
         act = (entries, seen.release, Action.MEND)
@@ -272,11 +257,16 @@ class Rollout:
 
     def resume(self, release: str) -> ReleaseState:
         """Finish the open intent of ``release``, whatever it is; nothing happens where none is open."""
-        entries, state = self._read(release)
+        entries, state = self.known(release)
         return state if state.open_intent is None else self._finish(release, entries)
 
-    def _read(self, release: str) -> tuple[list[Entry], ReleaseState]:
-        entries = self.ledger.read()
+    def known(self, release: str) -> tuple[list[Entry], ReleaseState]:
+        """The ledger's rows, oldest first, and where ``release`` stands.
+
+        Raises:
+            NotAllowed: The ledger does not know it.
+        """
+        entries = self.ledger.read(release)
         state = current_release(entries, release)
         if state is None:
             raise NotAllowed(f"release {release} of {self.spec.name} is not in {self.ledger.table}; deploy it first.")
@@ -285,7 +275,7 @@ class Rollout:
     def _deploy_intent(
         self, entries: list[Entry], release: str, version: str, entity: ServedEntity, table_version: int
     ) -> Entry:
-        refuse_rejected(self, version)
+        refuse_rejected(self.registry, release, version)
         now = self.endpoint.read()
         champion = self.registry.version_of_alias(self.spec.promotion.alias)
         before, after = planned(self.spec, now, champion, version, entity)
@@ -294,7 +284,7 @@ class Rollout:
             release,
             Action.DEPLOY,
             before=before,
-            after={**after, "table_version": table_version},
+            after={**after, "endpoint": self.endpoint.name, "table_version": table_version},
             expected_config=now.config_version if now else 0,
             reason="release started",
         )
@@ -373,6 +363,8 @@ class Rollout:
             raise NotAllowed(f"release {release} is in the middle of {intent.action}; that is finished first.")
         try:
             extra = self._write.carry_out(intent)
+        except WroteLate as error:
+            raise Superseded(f"{error} {take_back(self, intent)}") from error
         except UpdateInProgress:
             raise  # it may still come true: the intent stays open and the next tick looks again
         except EndpointError as error:

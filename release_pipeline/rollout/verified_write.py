@@ -3,21 +3,28 @@
 Every part skips what already is, so carrying out the same intent twice does no harm.
 """
 
+import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from release_pipeline.clock import Clock
 from release_pipeline.errors import (
     EndpointError,
+    NoAnswer,
     NotVerified,
     ReleasePipelineError,
     Superseded,
     UpdateFailed,
     UpdateInProgress,
+    WorkspaceError,
+    WroteLate,
 )
+from release_pipeline.rollout.alias import refuse_foreign_alias
+from release_pipeline.rollout.endpoint_settings import settle
 from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Ledger
 from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.client import RETRY_SECONDS
 from release_pipeline.workspace.endpoint import Endpoint, EndpointState, InferenceTableName, Progress, ServedEntity
 from release_pipeline.workspace.registry import (
     CHALLENGER_ALIAS,
@@ -31,6 +38,8 @@ from release_pipeline.workspace.registry import (
 )
 
 OWNER_TAG = "release_pipeline"
+#: Seconds before each further try of an update that the service did not answer.
+_PAUSES: Final = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,12 @@ class VerifiedWrite:
                 self._ensure(intent, _without(after["routes"], removed), add=back, remove=removed)
             extra["zero_traffic_at"] = self.clock.now().isoformat()
         elif "add" in after:
+            made = _makes_the_endpoint(intent)
+            if not made:  # first, so that one that is refused leaves nothing behind
+                settle(self.spec.endpoint, self.endpoint, lambda: self._fence(intent))
             self._ensure(intent, after["routes"], add=[ServedEntity(**after["add"])])
+            if made:
+                settle(self.spec.endpoint, self.endpoint, lambda: self._fence(intent))
         elif intent.action is Action.MEND:
             self._mend(intent)
         else:
@@ -131,6 +145,7 @@ class VerifiedWrite:
                 inference_table=InferenceTableName(
                     self.spec.model.catalog, self.spec.model.schema_name, self.spec.model.short_name
                 ),
+                rate_limits=self.spec.endpoint.rate_limits,
             )
             now = self._wait()
         elif _makes_the_endpoint(intent) and now.tags.get(OWNER_TAG) != self.spec.name:
@@ -142,36 +157,84 @@ class VerifiedWrite:
             except UpdateFailed:
                 now = self.endpoint.read() or now
         settings = intent.after.get("settings", {})
-        if not _equals(now, routes, remove, add, settings):
-            if not made:
-                self._fence_configuration(intent, now)
-            # Another version under the name of one to add makes way for it.
-            wanted = {entity.name: entity.version for entity in add}
-            replaced = {
-                (each.name, each.version) for each in now.entities if wanted.get(each.name) not in (None, each.version)
-            }
-            entities = [
-                replace(entity, settings={**entity.settings, **settings.get(entity.name, {})})
-                for entity in now.entities
-                if entity.name not in remove and (entity.name, entity.version) not in replaced
-            ]
-            served = {entity.name for entity in entities}
-            entities += [entity for entity in add if entity.name not in served]
-            known = {entity.name for entity in entities}
-            gone = sorted(name for name, share in routes.items() if share and name not in known)
-            if gone:
-                raise EndpointError(
-                    f"endpoint {self.endpoint.name} does not have the entity {' and '.join(gone)} any more, which is "
-                    "to get traffic; somebody removed it: serve it there again, or roll the release back."
-                )
-            self._fence(intent)
-            self.endpoint.update(tuple(entities), {name: share for name, share in routes.items() if name in known})
-            now = self._wait(leaving)
+        began = time.monotonic()
+        for pause in (*_PAUSES, None):
+            if _equals(now, routes, remove, add, settings):
+                break
+            try:
+                now = self._update(intent, now, routes, add, remove, leaving, check=not made)
+                break
+            except NoAnswer as error:
+                if pause is None or time.monotonic() - began > RETRY_SECONDS:
+                    raise
+                self.progress(f"{error} Looking again in {pause} s.")
+                time.sleep(pause)
+                now = self.endpoint.read() or now
+                now = self._wait(leaving | remove) if now.updating else now
         if not _equals(now, routes, remove, add, settings):
             raise NotVerified(
                 f"endpoint {self.endpoint.name} was asked for {dict(routes)} but serves {dict(now.routes)}; "
                 "another tool may have changed it; look at the endpoint before going on."
             )
+
+    def _update(
+        self,
+        intent: Entry,
+        now: EndpointState,
+        routes: Mapping[str, int],
+        add: Sequence[ServedEntity],
+        remove: Set[str],
+        leaving: Set[str],
+        *,
+        check: bool,
+    ) -> EndpointState:
+        """Ask for the new configuration and wait for it; with ``check`` only over the one that was decided on.
+
+        Raises:
+            WroteLate: While the service was asked, another act came after the intent.
+            NoAnswer: The service may not have taken it.
+        """
+        if check:
+            self._fence_configuration(intent, now)
+        # Another version under the name of one to add makes way for it.
+        wanted = {entity.name: entity.version for entity in add}
+        replaced = {
+            (each.name, each.version) for each in now.entities if wanted.get(each.name) not in (None, each.version)
+        }
+        settings = intent.after.get("settings", {})
+        entities = [
+            replace(entity, settings={**entity.settings, **settings.get(entity.name, {})})
+            for entity in now.entities
+            if entity.name not in remove and (entity.name, entity.version) not in replaced
+        ]
+        served = {entity.name for entity in entities}
+        entities += [entity for entity in add if entity.name not in served]
+        known = {entity.name for entity in entities}
+        gone = sorted(name for name, share in routes.items() if share and name not in known)
+        if gone:
+            raise EndpointError(
+                f"endpoint {self.endpoint.name} does not have the entity {' and '.join(gone)} any more, which is "
+                "to get traffic; somebody removed it: serve it there again, or roll the release back."
+            )
+        self._fence(intent)
+        try:
+            self.endpoint.update(tuple(entities), {name: share for name, share in routes.items() if name in known})
+        except WorkspaceError:  # it may have been taken all the same
+            self._fence_again(intent)
+            raise
+        self._fence_again(intent)
+        return self._wait(leaving)
+
+    def _fence_again(self, intent: Entry) -> None:
+        """After a write: an act that came between fence and write did not see it, one that comes later does.
+
+        Raises:
+            WroteLate: One came.
+        """
+        try:
+            self._fence(intent)
+        except Superseded as error:
+            raise WroteLate(str(error)) from error
 
     def _fence(self, intent: Entry) -> None:
         """Before a write: no act may have come after the intent, or a slow run would undo it.
@@ -211,12 +274,15 @@ class VerifiedWrite:
         named = self.registry.version_of_alias(alias)
         if only_from is not None and named != only_from:
             return
+        if intent.action is Action.PROMOTE and alias in intent.before["alias"]:
+            refuse_foreign_alias(self.registry.name, alias, named, intent.before["alias"][alias], version)
         if named != version:
             self._fence(intent)
             if version is None:
                 self.registry.delete_alias(alias)
             else:
                 self.registry.set_alias(alias, version)
+            self._fence_again(intent)
             named = self.registry.version_of_alias(alias)
         if named != version:
             raise NotVerified(f"alias {alias} of {self.registry.name} was set to {version} but names {named}.")

@@ -3,8 +3,13 @@
 import functools
 import os
 import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from release_pipeline.errors import NotConfigured, WorkspaceUnreachable, first_sentence
@@ -19,6 +24,27 @@ CONNECT_SECONDS = 5.0
 # The client's own default would retry for five minutes, longer than a sensor's tick may take.
 RETRY_SECONDS = 20
 REQUEST_SECONDS = 60
+#: MLflow's own defaults keep trying a call that nobody answers for more than eight minutes. What a user has set counts.
+MLFLOW_BOUNDS: Final = {
+    "MLFLOW_DATABRICKS_ENDPOINT_HTTP_RETRY_TIMEOUT": "60",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
+#: Whether the SDK's calls are made once, whatever comes of them.
+_ONCE: ContextVar[bool] = ContextVar("one try", default=False)
+
+
+@contextmanager
+def one_try() -> Iterator[None]:
+    """The SDK makes each call inside once: what it would try again ends as a ``TimeoutError``.
+
+    For a write that must not be made any more after something else has happened, which the SDK cannot know.
+    """
+    token = _ONCE.set(True)
+    try:
+        yield
+    finally:
+        _ONCE.reset(token)
 
 
 @dataclass(frozen=True)
@@ -41,8 +67,11 @@ class Workspace:
 
     @functools.cached_property
     def mlflow(self) -> "MlflowClient":
-        """The MLflow client; also points mlflow's fluent functions at the workspace."""
+        """The MLflow client; also points mlflow's fluent functions at the workspace, and bounds how long they try."""
         import mlflow
+
+        for variable, bound in MLFLOW_BOUNDS.items():
+            os.environ.setdefault(variable, bound)  # read at every call
 
         mlflow.set_tracking_uri("databricks")
         mlflow.set_registry_uri("databricks-uc")
@@ -65,18 +94,28 @@ def connect() -> Workspace:
 @functools.lru_cache(maxsize=4)
 def _connect(host: str, token: str, profile: str) -> Workspace:
     from databricks.sdk import WorkspaceClient
+    from databricks.sdk.clock import RealClock
     from databricks.sdk.core import Config
     from databricks.sdk.errors.base import DatabricksError
 
+    class TriesClock(RealClock):
+        """The SDK sleeps by it between two tries of one call."""
+
+        def sleep(self, seconds: float) -> None:
+            if _ONCE.get():
+                raise TimeoutError("it was tried once") from sys.exception()
+            time.sleep(seconds)
+
     try:
         config = Config(
+            clock=TriesClock(),
             http_timeout_seconds=REQUEST_SECONDS,
             retry_timeout_seconds=RETRY_SECONDS,
             product="release-pipeline",
             product_version="0.1.0",
         )
     except ValueError as error:
-        reason = str(error).splitlines()[0].split("Config:")[0].strip()
+        reason = str(error).splitlines()[0].split("Config:")[0].strip().rstrip(".")
         raise NotConfigured(
             f"no Databricks credentials: {reason}; set DATABRICKS_HOST and DATABRICKS_TOKEN, or a profile in "
             "~/.databrickscfg, or start the local workspace with `release-pipeline dev`."

@@ -8,7 +8,7 @@ from typing import Final
 
 from release_pipeline.errors import OutOfTime, StatementFailed, TableMissing
 from release_pipeline.workspace import payload_sql
-from release_pipeline.workspace.counts import OTHER, Group, MetricPlan, Window
+from release_pipeline.workspace.counts import OTHER, Cell, Group, Level, MetricPlan, Window
 from release_pipeline.workspace.metric_sql import together, unjudged
 from release_pipeline.workspace.payload_sql import Rows, Statement
 from release_pipeline.workspace.sql.warehouse import Row, Warehouse
@@ -104,6 +104,23 @@ def count_sound(
 def integer(row: Row, column: str) -> int:
     """A whole number of a result, 0 for NULL."""
     return int(row[column] or 0)
+
+
+def level_of(row: Row, number: int, plan: MetricPlan, seconds: float) -> Level:
+    """A level from a row of :func:`~release_pipeline.workspace.payload_sql.levels`; ``seconds`` are its rate's."""
+    return Level(
+        metric=plan.metric.name,
+        segment=row["segment"] or "",
+        rows=integer(row, f"n{number}"),
+        bad=integer(row, f"bad{number}") / (plan.metric.bins - 1),
+        threshold_ms=plan.threshold_ms,
+        rows_per_second=integer(row, f"recent{number}") / seconds,
+    )
+
+
+def cell_of(row: Row) -> Cell:
+    """A cell from a row with hour, step, entity and number of rows."""
+    return Cell(integer(row, "hour"), integer(row, "step"), row["entity"] or "", integer(row, "n"))
 
 
 def condition(error: StatementFailed) -> str:

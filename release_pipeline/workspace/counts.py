@@ -91,7 +91,9 @@ class Delta:
         lag_seconds: Longest time from a request to its commit among the rows of a step and the tracers, 0.0 where
             there was none; in watermark mode the hold-back.
         lag_measured: Whether rows told the lag; False in watermark mode.
-        committed_at: ``at`` of the cursor that was read up to.
+        committed_at: Time of the newest commit that brought rows, or ``at`` of the cursor that was read up to.
+        contradictions: Versions by served entity id where tracers showed more than one; not in ``mapping``.
+        forged: Rows that call themselves tracers' and were not sent by this pipeline; they count as users' rows.
         outside: Rows of no step (before the ramp, or while traffic was being moved), of no entity (answered by the
             gateway), refused before a version saw them, or without a request id; counted, never judged.
         duplicates: Rows that were delivered before, and dropped.
@@ -118,11 +120,22 @@ class Delta:
     rows: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     lag_measured: bool = True
+    contradictions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    forged: int = 0
 
     @property
     def late(self) -> int:
         """Watermark mode: rows that came after their event time had been read."""
         return sum(cell.rows for cell in self.late_cells)
+
+
+class Failures(NamedTuple):
+    """Answers of one served entity in some time."""
+
+    failed: int = 0
+    """With a status of 500 and above."""
+    refused: int = 0
+    """With a status of 400 to 499."""
 
 
 class Cell(NamedTuple):

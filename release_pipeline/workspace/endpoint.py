@@ -1,14 +1,24 @@
 """A serving endpoint: what it serves now, and the writes that change it."""
 
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from release_pipeline.errors import EndpointError, UpdateFailed, UpdateInProgress, WorkspaceError, first_sentence
-from release_pipeline.workspace.client import Workspace
+from release_pipeline.errors import (
+    EndpointError,
+    EndpointHidden,
+    NoAnswer,
+    UpdateFailed,
+    UpdateInProgress,
+    WorkspaceError,
+    first_sentence,
+)
+from release_pipeline.spec_endpoint import Permission, RateLimit
+from release_pipeline.workspace import endpoint_parts
+from release_pipeline.workspace.client import Workspace, one_try
 from release_pipeline.workspace.endpoint_counters import MetricsPage, read_counters
-from release_pipeline.workspace.endpoint_parts import log_to, set_tags
+from release_pipeline.workspace.endpoint_refusals import not_ready_in_time, refused_change, refused_query, unsure
 
 if TYPE_CHECKING:
     from databricks.sdk.service.serving import ServingEndpointDetailed
@@ -47,10 +57,13 @@ class EndpointState:
         routes: Traffic percentage by entity name, as active now.
         updating: An update is in progress.
         update_failed: The last update failed; the configuration before it still serves.
-        inference_table: Full name of the inference table, None where it is off.
+        inference_table: Full name of the inference table, None where none is named, or it is off.
+        logging_off: An inference table is named and switched off.
         pending_message: What the service says about the entities of a pending or failed update.
+        unready: Names of the entities that are not ready, those of a pending or failed update first.
         tags: Tags of the endpoint.
         permission_level: What who asks may do with it, empty where the service does not say.
+        rate_limits: Calls per minute by key and principal, as the AI Gateway has them.
     """
 
     name: str
@@ -63,9 +76,12 @@ class EndpointState:
     routes: Mapping[str, int]
     creator: str = ""
     inference_table: str | None = None
+    logging_off: bool = False
     pending_message: str = ""
+    unready: tuple[str, ...] = field(default=(), compare=False)
     tags: Mapping[str, str] = field(default_factory=dict)
     permission_level: str = ""
+    rate_limits: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,19 +106,26 @@ class Endpoint:
         """Where clients send their requests."""
         return f"{self._workspace.host}/serving-endpoints/{self.name}/invocations"
 
+    def named(self, name: str) -> "Endpoint":
+        """Another endpoint of the same workspace."""
+        return Endpoint(self._workspace, name)
+
     def read(self) -> EndpointState | None:
         """The endpoint as it is now, or None where it does not exist.
 
         Raises:
+            EndpointHidden: It may not be seen.
             WorkspaceError: The service refused to say; that is no failed update, nothing is to be undone for it.
         """
-        from databricks.sdk.errors import NotFound
+        from databricks.sdk.errors import NotFound, PermissionDenied
         from databricks.sdk.errors.base import DatabricksError
 
         try:
             return _state(self._api.get(self.name))
         except NotFound:
             return None
+        except PermissionDenied as error:
+            raise EndpointHidden(f"endpoint {self.name} may not be seen: {first_sentence(error)}.") from None
         except (DatabricksError, TimeoutError) as error:
             raise WorkspaceError(f"endpoint {self.name} could not be read: {first_sentence(error)}.") from None
 
@@ -112,8 +135,9 @@ class Endpoint:
         *,
         tags: Mapping[str, str],
         inference_table: InferenceTableName,
+        rate_limits: Sequence[RateLimit] = (),
     ) -> None:
-        """Create the endpoint with one entity at 100 % and its inference table on; returns before it is ready.
+        """Create the endpoint: one entity at 100 %, inference table and limits on; returns before it is ready.
 
         Raises:
             UpdateInProgress: It is there already, as after a try whose answer was lost.
@@ -135,7 +159,8 @@ class Endpoint:
                 schema_name=inference_table.schema,
                 table_name_prefix=inference_table.prefix,
                 enabled=True,
-            )
+            ),
+            rate_limits=endpoint_parts.rate_limit_inputs(rate_limits) or None,
         )
         try:
             self._api.create(
@@ -146,38 +171,42 @@ class Endpoint:
             )
         except ResourceConflict:
             raise UpdateInProgress(f"endpoint {self.name} is there already; look again at what it serves.") from None
-        except _unsure() as error:
+        except unsure() as error:
             raise _unanswered(self.name, "its creation", error) from None
         except DatabricksError as error:
-            raise EndpointError(f"endpoint {self.name} could not be created: {first_sentence(error)}.") from None
+            raise EndpointError(f"endpoint {self.name} could not be created: {refused_change(error)}.") from None
 
     def update(self, entities: tuple[ServedEntity, ...], routes: Mapping[str, int]) -> None:
         """Ask for a new configuration, all entities and routes at once; returns before it is active.
 
+        It is asked once: before another try the caller has to see that it is still wanted.
+
         Raises:
             UpdateInProgress: Another update is running.
             EndpointError: The service refused it.
-            WorkspaceError: The service did not answer in time.
+            NoAnswer: The service said to try again, or did not answer in time.
+            WorkspaceError: The service failed.
         """
         from databricks.sdk.errors import ResourceConflict
         from databricks.sdk.errors.base import DatabricksError
         from databricks.sdk.service import serving
 
         try:
-            self._api.update_config(
-                self.name,
-                served_entities=[_input(entity) for entity in entities],
-                traffic_config=serving.TrafficConfig(routes=_routes(routes)),
-            )
+            with one_try():
+                self._api.update_config(
+                    self.name,
+                    served_entities=[_input(entity) for entity in entities],
+                    traffic_config=serving.TrafficConfig(routes=_routes(routes)),
+                )
         except ResourceConflict:
             raise UpdateInProgress(
                 f"endpoint {self.name} is busy with another update; try again when it ends."
             ) from None
-        except _unsure() as error:
+        except unsure() as error:
             raise _unanswered(self.name, "the new configuration", error) from None
         except DatabricksError as error:
             raise EndpointError(
-                f"endpoint {self.name} refused the new configuration: {first_sentence(error)}."
+                f"endpoint {self.name} refused the new configuration: {refused_change(error)}."
             ) from None
 
     def wait(self, *, timeout_seconds: float, progress: Progress, leaving: Set[str] = frozenset()) -> EndpointState:
@@ -205,14 +234,11 @@ class Endpoint:
                 )
             kept = [entity for entity in state.entities if entity.name not in leaving]
             well = all(entity.state == "DEPLOYMENT_READY" for entity in kept) and (state.ready or bool(leaving))
-            if well and kept and not state.updating:
+            if well and state.entities and not state.updating:  # there may be none yet, or only some that leave
                 return state
             elapsed = time.monotonic() - started
             if elapsed > timeout_seconds:
-                raise UpdateInProgress(
-                    f"endpoint {self.name} was not ready within {timeout_seconds:.0f} s; it may still become ready: "
-                    "look at its build logs, then materialise again."
-                )
+                raise UpdateInProgress(not_ready_in_time(state, timeout_seconds))
             news = state.pending_message or ("updating" if state.updating else "not ready yet")
             if news != said or pause >= 10:
                 progress(f"endpoint {self.name}: {news} ({elapsed:.0f} s)")
@@ -238,11 +264,23 @@ class Endpoint:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; see :func:`release_pipeline.workspace.endpoint_parts.set_tags`."""
-        set_tags(self._workspace, self.name, tags)
+        endpoint_parts.set_tags(self._workspace, self.name, tags)
 
     def log_to(self, table: InferenceTableName) -> None:
         """Switch the inference table on; see :func:`release_pipeline.workspace.endpoint_parts.log_to`."""
-        log_to(self._workspace, self.name, table.catalog, table.schema, table.prefix)
+        endpoint_parts.log_to(self._workspace, self.name, table.catalog, table.schema, table.prefix)
+
+    def limit(self, limits: Sequence[RateLimit]) -> None:
+        """Set rate limits; see :func:`release_pipeline.workspace.endpoint_parts.limit`."""
+        endpoint_parts.limit(self._workspace, self.name, limits)
+
+    def levels(self, endpoint_id: str) -> Mapping[tuple[str, str], frozenset[str]]:
+        """Who may do what; see :func:`release_pipeline.workspace.endpoint_parts.levels`."""
+        return endpoint_parts.levels(self._workspace, self.name, endpoint_id)
+
+    def grant(self, endpoint_id: str, permissions: Sequence[Permission]) -> None:
+        """Give permissions; see :func:`release_pipeline.workspace.endpoint_parts.grant`."""
+        endpoint_parts.grant(self._workspace, self.name, endpoint_id, permissions)
 
     def counters(self) -> MetricsPage | None:
         """Requests and failures by served entity; None where the endpoint exports none, or none may be read."""
@@ -261,20 +299,14 @@ class Endpoint:
             return self._workspace.client.api_client.do("POST", path, body=dict(body))
         except (DatabricksError, TimeoutError) as error:
             raise EndpointError(
-                f"served entity {entity} of {self.name} did not answer: {first_sentence(error)}."
+                f"served entity {entity} of {self.name} did not answer: {refused_query(self, entity, error)}."
             ) from None
-
-
-def _unsure() -> tuple[type[Exception], ...]:
-    """Errors that do not say whether the service took what was asked."""
-    from databricks.sdk.errors import DeadlineExceeded, InternalError, TemporarilyUnavailable
-
-    return (TimeoutError, InternalError, TemporarilyUnavailable, DeadlineExceeded)
 
 
 def _unanswered(name: str, what: str, error: Exception) -> WorkspaceError:
     """Not an EndpointError, which closes an intent as failed: the service may have done what was asked."""
-    return WorkspaceError(
+    kind = NoAnswer if isinstance(error, TimeoutError) else WorkspaceError
+    return kind(
         f"endpoint {name} was asked for {what}, and no answer came: {first_sentence(error)}; "
         "it may have been taken: look at the endpoint, or try again."
     )
@@ -307,9 +339,11 @@ def _state(answer: "ServingEndpointDetailed") -> EndpointState:
         for route in config.traffic_config.routes or []:
             routes[str(route.served_entity_name or route.served_model_name)] = route.traffic_percentage
     coming = [_entity(entity.as_dict()) for entity in (pending.served_entities or [])] if pending else []
+    unready = [each.name for each in (*coming, *entities) if each.state != "DEPLOYMENT_READY"]
     gateway = answer.ai_gateway.inference_table_config if answer.ai_gateway else None
     older = config.auto_capture_config if config else None
-    table = gateway if gateway and gateway.enabled else older
+    named = [each for each in (gateway, older) if each is not None]
+    table = next((each for each in named if each.enabled), None)
     return EndpointState(
         name=str(answer.name),
         id=str(answer.id),
@@ -321,12 +355,13 @@ def _state(answer: "ServingEndpointDetailed") -> EndpointState:
         routes=routes,
         creator=answer.creator or "",
         inference_table=(
-            f"{table.catalog_name}.{table.schema_name}.{table.table_name_prefix}_payload"
-            if table and table.enabled
-            else None
+            f"{table.catalog_name}.{table.schema_name}.{table.table_name_prefix}_payload" if table else None
         ),
+        logging_off=bool(named) and table is None,
         tags={tag.key: tag.value or "" for tag in answer.tags or []},
         permission_level=answer.permission_level.value if answer.permission_level else "",
+        rate_limits=endpoint_parts.calls_allowed(answer.ai_gateway),
+        unready=tuple(dict.fromkeys(unready)),
         pending_message="; ".join(
             f"{entity.name} {entity.state.removeprefix('DEPLOYMENT_').lower()}"
             + (f" ({entity.message})" if entity.message else "")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from release_pipeline.workspace.client import Workspace
 
 _SAMPLE = re.compile(
-    r"^(request_count_total|request_5xx_count_total)\{(?P<labels>[^}]*)\}\s+(?P<value>[0-9.eE+]+)(?:\s+(?P<time>\d+))?\s*$"
+    r"^(?P<family>request_count_total|request_[45]xx_count_total)\{(?P<labels>[^}]*)\}\s+(?P<value>[0-9.eE+]+)(?:\s+(?P<time>\d+))?\s*$"
 )
 _ENTITY = re.compile(r'\bserved_model_name="(?P<name>[^"]*)"')
 
@@ -24,6 +24,8 @@ class Counters:
     requests: int = 0
     errors: int = 0
     """Answers with a status of 500 or more."""
+    refused: int = 0
+    """Answers with a status of 400 to 499."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,18 @@ def read_counters(workspace: Workspace, endpoint: str) -> MetricsPage | None:
 
 def parse_counters(text: str) -> MetricsPage:
     """The counters on a page in the Prometheus text format; several replicas or labels of one entity are added up."""
-    requests: dict[str, int] = {}
-    errors: dict[str, int] = {}
+    families: dict[str, dict[str, int]] = {}
     minute_end: float | None = None
     for line in text.splitlines():
         sample = _SAMPLE.match(line)
         entity = _ENTITY.search(sample["labels"]) if sample else None
         if sample and entity:
-            counted = requests if sample[1] == "request_count_total" else errors
+            counted = families.setdefault(sample["family"], {})
             counted[entity["name"]] = counted.get(entity["name"], 0) + int(float(sample["value"]))
             minute_end = int(sample["time"]) / 1000 if sample["time"] else minute_end
-    return MetricsPage({name: Counters(count, errors.get(name, 0)) for name, count in requests.items()}, minute_end)
+    errors, refused = (families.get(f"request_{each}xx_count_total", {}) for each in (5, 4))
+    requests = families.get("request_count_total", {})
+    return MetricsPage(
+        {name: Counters(count, errors.get(name, 0), refused.get(name, 0)) for name, count in requests.items()},
+        minute_end,
+    )

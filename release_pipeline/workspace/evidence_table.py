@@ -9,10 +9,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from release_pipeline.errors import StatementFailed, TableMissing
-from release_pipeline.workspace.sql.warehouse import Row, Value, Warehouse, quoted
+from release_pipeline.errors import OutOfTime, StatementFailed, TableMissing
+from release_pipeline.workspace.sql.warehouse import Row, Value, Warehouse, parse_timestamp, quoted
 
 _COLUMNS: Mapping[str, str] = {
     "release": "STRING",
@@ -43,6 +43,10 @@ _FIELD: Mapping[str, str] = {
 SNAPSHOT_EVERY = 25
 # A release has two served entities, and needs no others.
 _ENTITIES = 200
+# Tracers are sent by twos, at the beginning of a step, and again while an entity is not known.
+_TRACERS = 500
+#: The ingest of rows that belong to none.
+NO_INGEST = -1
 # Rows per INSERT; one parameter carries them all.
 _ROWS_PER_INSERT = 500
 
@@ -52,7 +56,8 @@ class EvidenceRow:
     """One row. ``champion`` and ``challenger`` are counts per value bin; ``log_capitals`` are after this ingest.
 
     ``kind`` is ``baseline``, ``mapping``, ``block``, ``snapshot`` or ``ingest``; an ingest is complete once its
-    ``ingest`` row exists, which is written last. Every :data:`SNAPSHOT_EVERY`-th ingest carries a snapshot.
+    ``ingest`` row exists, which is written last. Every :data:`SNAPSHOT_EVERY`-th ingest carries a snapshot. A row of
+    the kind ``tracer`` belongs to no ingest: it holds the id of a tracer that is about to be sent.
     """
 
     release: str
@@ -72,6 +77,20 @@ class EvidenceRow:
     log_capitals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     detail: Mapping[str, Any] = field(default_factory=dict)
     writer: str = ""
+
+
+class Known(NamedTuple):
+    """What is known of served entities and tracers.
+
+    Attributes:
+        mapping: Version by served entity id, from the tracers of all releases: of each id the newest.
+        of_release: The same from those of one release.
+        tracers: When each tracer was noted, by the id of those that were sent, the newest of all releases.
+    """
+
+    mapping: Mapping[str, str]
+    of_release: Mapping[str, str]
+    tracers: Mapping[str, datetime]
 
 
 class EvidenceTable:
@@ -127,15 +146,62 @@ class EvidenceTable:
 
     def mapping(self) -> dict[str, str]:
         """Version by served entity id, from the tracers of all releases: of each id the newest, of the newest ids."""
-        entity, version = (f"get_json_object(detail, '$.{name}')" for name in ("served_entity_id", "version"))
+        return dict(self.known("").mapping)
+
+    def known(self, release: str) -> Known:
+        """Which versions served entities are, and which tracers were sent; one statement for both."""
+        entity, version, tracer = (
+            f"get_json_object(detail, '$.{name}')" for name in ("served_entity_id", "version", "tracer")
+        )
         try:
             rows = self._warehouse.execute(
-                f"SELECT {entity} AS entity, max_by({version}, at) AS version FROM {quoted(self.name)} "
-                f"WHERE kind = 'mapping' GROUP BY 1 ORDER BY max(at) DESC, 1 LIMIT {_ENTITIES}"
+                f"""
+                WITH noted AS (
+                    SELECT kind, coalesce({entity}, {tracer}) AS id, release = :release AS own,
+                        max_by({version}, at) AS version, max(at) AS at
+                    FROM {quoted(self.name)} WHERE kind IN ('mapping', 'tracer') GROUP BY 1, 2, 3
+                ), numbered AS (
+                    SELECT *, row_number() OVER (PARTITION BY kind, own ORDER BY at DESC, id) AS number FROM noted
+                )
+                SELECT kind, id, own, version, at FROM numbered
+                WHERE number <= CASE WHEN kind = 'tracer' THEN {_TRACERS} ELSE {_ENTITIES} END
+                ORDER BY at, own, id
+                """,
+                {"release": release},
             )
         except TableMissing:
-            return {}
-        return {row["entity"] or "": row["version"] or "" for row in rows}
+            return Known({}, {}, {})
+        found = [
+            (row["id"] or "", row["version"] or "", row["own"] == "true") for row in rows if row["kind"] != "tracer"
+        ]
+        return Known(
+            {entity: version for entity, version, _ in found},
+            {entity: version for entity, version, own in found if own},
+            {row["id"] or "": parse_timestamp(row["at"] or "") for row in rows if row["kind"] == "tracer"},
+        )
+
+    def note_tracers(self, release: str, tracers: Mapping[str, str], at: datetime) -> None:
+        """Note tracers that are about to be sent; the table is made where it does not exist, or not as it should be.
+
+        Args:
+            release: Whose they are.
+            tracers: Version by the tracer's id.
+            at: Now.
+
+        Raises:
+            StatementFailed: They could not be noted, so that none may be sent.
+        """
+        rows = [
+            EvidenceRow(release, NO_INGEST, "tracer", at, detail={"tracer": tracer, "version": version})
+            for tracer, version in tracers.items()
+        ]
+        try:
+            self.append(rows)
+        except OutOfTime:
+            raise
+        except StatementFailed:  # there is no table yet, or one of an earlier version that lacks columns
+            self.create()
+            self.append(rows)
 
     def append(self, rows: Sequence[EvidenceRow]) -> None:
         """Append one ingest, its ``ingest`` row last, unless that ingest is there already."""
@@ -192,8 +258,6 @@ def _write(row: EvidenceRow, writer: str) -> dict[str, str]:
 
 
 def _read(row: Row) -> EvidenceRow:
-    from release_pipeline.workspace.sql.warehouse import parse_timestamp
-
     return EvidenceRow(
         release=row.get("release") or "",
         ingest=int(row.get("ingest") or 0),

@@ -14,15 +14,16 @@ is new only:
   never judged, but counted: once an hour the last day is counted again, and what is known of it is taken off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import Final
 
-from release_pipeline.errors import StatementFailed, TableMissing
+from release_pipeline.errors import TableMissing
 from release_pipeline.spec_gate import Metric
 from release_pipeline.workspace import payload_sql
-from release_pipeline.workspace.counting import Grouped, count_groups, count_sound, integer
+from release_pipeline.workspace.counting import Grouped, cell_of, count_groups, count_sound, integer, level_of
 from release_pipeline.workspace.counts import (
     HOUR,
     OTHER,
@@ -30,6 +31,7 @@ from release_pipeline.workspace.counts import (
     Counted,
     Cursor,
     Delta,
+    Failures,
     Group,
     Level,
     MetricPlan,
@@ -40,7 +42,7 @@ from release_pipeline.workspace.metric_sql import KINDS, check, together
 from release_pipeline.workspace.payload_shape import PayloadShape, recognise
 from release_pipeline.workspace.payload_sql import Rows, Statement
 from release_pipeline.workspace.sql.warehouse import Row, Warehouse, parse_timestamp, quoted
-from release_pipeline.workspace.tracer import version_of
+from release_pipeline.workspace.tracer_rows import NOTHING_SHOWN, Shown, shown_by, times_around, tracer_sql
 
 __all__ = [
     "KINDS",
@@ -60,6 +62,9 @@ HOLD_BACK_SECONDS: Final = 3600.0
 #: A label becomes a segment of its own with this share of the rows, if it is among the most frequent ones.
 SEGMENT_SHARE: Final = 0.05
 SEGMENTS: Final = 8
+
+#: Watermark mode: the least that a read takes of what is new, seconds; a few ticks of the sensor.
+LEAST_SECONDS: Final = 120
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _SECOND: Final = 1_000_000
@@ -198,7 +203,7 @@ class InferenceTable:
             failed |= result.failed
             for row in result.rows:
                 for number, plan in enumerate(result.plans):
-                    found[plan.metric.name, row["segment"] or ""] = _level(row, number, plan, spanned)
+                    found[plan.metric.name, row["segment"] or ""] = level_of(row, number, plan, spanned)
         return [
             replace(
                 found.get((plan.metric.name, label), Level(plan.metric.name, label, 0, 0.0, plan.threshold_ms, 0.0)),
@@ -217,25 +222,27 @@ class InferenceTable:
         windows: Sequence[Window],
         plans: Sequence[MetricPlan],
         counted: Counted | None = None,
+        tracers: Sequence[str] | None = None,
     ) -> Delta:
         """Count what came after ``after_version``, up to ``latest``.
 
         Args:
             after_version: Last version that was read before; below ``latest.version``.
-            latest: What :meth:`latest` said.
+            latest: What :meth:`latest` or :meth:`piece` said.
             first_version: First version of the release; a request id that was seen since then does not count again.
             windows: The ramp's steps by event time.
             plans: How the metrics are counted; may be empty.
             counted: The release's rows that are known; only watermark mode needs them, to count late rows.
+            tracers: Ids of the tracers that were sent; None takes every row for one that calls itself so.
 
         Raises:
             SpecError: The SQL of a metric is not one expression.
             StatementFailed: The versions are gone, or a statement failed that holds no metric's own SQL.
             TableUnreadable: It is in no shape that the gate can read.
         """
-        rows, shape = self._new(after_version + 1, latest.version), self.shape()
+        rows, shape = self._new(after_version + 1, latest.version, tracers), self.shape()
         profile = self._run(payload_sql.profile(rows, windows))
-        tracers = [row for row in profile if row["tracer"] is not None]
+        traced = [row for row in profile if row["tracer"] is not None]
         outside = [row for row in profile if row["tracer"] is None and row["step"] is None]
         inside = [row for row in profile if row["step"] is not None]
         grouped = Grouped()
@@ -245,7 +252,8 @@ class InferenceTable:
         entities = grouped.entities
         kept, aside = sum(entities.values()), sum(integer(row, "n") for row in outside)
         feed = self.has_change_feed()
-        lag_us = max([grouped.lag_us, *(integer(row, "lag_us") for row in tracers)])
+        lag_us = max([grouped.lag_us, *(integer(row, "lag_us") for row in traced)])
+        shown, committed = shown_by(traced), max((integer(row, "committed") for row in profile), default=0)
         return Delta(
             from_version=after_version + 1,
             to_version=latest.version,
@@ -253,55 +261,91 @@ class InferenceTable:
             entities=entities,
             mapping={
                 **{entity: version for entity in entities if (version := shape.version_of(entity)) is not None},
-                **{
-                    row["entity"]: version
-                    for row in tracers
-                    if row["entity"] and (version := version_of(row["tracer"] or "")) is not None
-                },
+                **shown.mapping,
             },
+            contradictions=shown.contradictions,
+            forged=sum(integer(row, "forged") for row in profile),
             lag_seconds=max(0, lag_us) / 1e6 if feed else self._hold_back,
-            committed_at=latest.at,
+            committed_at=moment_of(committed) if committed else latest.at,
             outside=aside,
             duplicates=max(0, sum(integer(row, "copies") for row in (*inside, *outside)) - kept - aside),
-            cells=() if feed else tuple(map(_cell, inside)),
-            late_cells=() if feed else self._late(after_version, latest.version, counted, windows),
+            cells=() if feed else tuple(map(cell_of, inside)),
+            late_cells=() if feed else self._late(after_version, latest.version, counted, windows, tracers),
             sampling_fraction=min((float(row["sampling"]) for row in inside if row["sampling"]), default=None),
             rows=kept + aside,
             failed=grouped.failed,
             lag_measured=feed,
         )
 
-    def errors_logged(self, since: datetime, until: datetime) -> dict[str, int]:
-        """Rows with a status of 500 and above in ``[since, until)`` of event time, by served entity id.
+    def piece(self, after_version: int, latest: Cursor, share: float) -> Cursor:
+        """How far a read goes that takes only a share of what is new; the time of a commit in between is not known.
 
-        Tracers are included, because the endpoint's own counters include them; rows that were delivered twice count
-        once. The key of rows that no entity answered is empty.
+        Args:
+            after_version: Last version that was read before; below ``latest.version``.
+            latest: What :meth:`latest` said.
+            share: Share of the commits, or seconds, that are read; one commit, or :data:`LEAST_SECONDS`, at least.
+        """
+        feed = self.has_change_feed()
+        least = 1 if feed else LEAST_SECONDS
+        version = after_version + max(least, ceil(share * (latest.version - after_version)))
+        if version >= latest.version:
+            return latest
+        if feed:
+            return Cursor(version, moment_of(0))
+        return Cursor(version, moment_of(_SECOND * (version + 1)) + timedelta(seconds=self._hold_back))
+
+    def shown(self, tracers: Mapping[str, datetime]) -> Shown:
+        """What tracers show, and nothing else; they are looked for around the times at which they were noted.
+
+        Args:
+            tracers: When each was noted, by its id.
+        """
+        times = times_around(tracers.values())
+        if not times:
+            return NOTHING_SHOWN
+        where, values = self.shape().between_any(times, "traced")
+        tracer, ids = tracer_sql(tuple(tracers))
+        rows = Rows(self.shape(), quoted(self.name), where, {**values, **ids}, tracer=tracer)
+        return shown_by(self._run(payload_sql.traced(rows)))
+
+    def failures_logged(self, since: datetime, until: datetime) -> dict[str, Failures]:
+        """Failures whose answers were done in ``[since, until)``, by served entity id.
+
+        An answer is done when its duration has passed since the request; in a shape without durations it is when it was
+        asked for. That is when the endpoint's own counters count it, too. Tracers are included, because those counters
+        include them; rows that were delivered twice count once. The key of rows that no entity answered is empty.
 
         Raises:
             TableMissing: There is no such table.
             TableUnreadable: It is in no shape that the gate can read.
         """
-        found = self._run(payload_sql.errors(self._between(since, until)))
-        return {row["entity"] or "": integer(row, "n") for row in found}
+        rows = self._between(since - timedelta(milliseconds=payload_sql.LONGEST_MS), until)
+        found = self._run(payload_sql.failures(rows, _microseconds(since), _microseconds(until)))
+        return {row["entity"] or "": Failures(integer(row, "failed"), integer(row, "refused")) for row in found}
 
     def _run(self, statement: Statement) -> list[Row]:
         return self._warehouse.execute(*statement)
 
-    def _between(self, since: datetime, until: datetime) -> Rows:
+    def _between(self, since: datetime, until: datetime, tracers: Sequence[str] | None = None) -> Rows:
         """Rows of the whole table by event time."""
         where, values = self.shape().between(since, until, "rows")
-        return Rows(self.shape(), quoted(self.name), where, values)
+        tracer, ids = tracer_sql(tracers)
+        return Rows(self.shape(), quoted(self.name), where, {**values, **ids}, tracer=tracer)
 
-    def _new(self, first: int, last: int) -> Rows:
+    def _new(self, first: int, last: int, tracers: Sequence[str] | None) -> Rows:
         """Rows of these versions, both included."""
         if not self.has_change_feed():
-            return self._between(moment_of(_SECOND * first), moment_of(_SECOND * (last + 1)))
+            return self._between(moment_of(_SECOND * first), moment_of(_SECOND * (last + 1)), tracers)
+        tracer, ids = tracer_sql(tracers)
         return Rows(
             self.shape(),
-            self._feed_of(first, last),
+            payload_sql.change_feed(self.name, first, last),
             "payload._change_type = 'insert'",
+            ids,
             order="payload._commit_version",
             lag=f"unix_micros(payload._commit_timestamp) - unix_micros({self.shape().expression('request_time')})",
+            committed="unix_micros(payload._commit_timestamp)",
+            tracer=tracer,
         )
 
     def _seen(self, first: int, last: int, latest: Cursor, inside: Sequence[Row]) -> Rows | None:
@@ -316,15 +360,19 @@ class InferenceTable:
         where, values = self.shape().between(oldest, newest + _MICROSECOND, "seen")
         return Rows(self.shape(), f"{quoted(self.name)} VERSION AS OF {int(latest.version)}", where, values)
 
-    def _feed_of(self, first: int, last: int) -> str:
-        return f"table_changes({_literal(self.name)}, {int(first)}, {int(last)})"
-
-    def _late(self, after: int, until: int, counted: Counted | None, windows: Sequence[Window]) -> tuple[Cell, ...]:
+    def _late(
+        self,
+        after: int,
+        until: int,
+        counted: Counted | None,
+        windows: Sequence[Window],
+        tracers: Sequence[str] | None,
+    ) -> tuple[Cell, ...]:
         """The last day's rows beyond those that are known; looked for where the read begins another hour."""
         if counted is None or after // HOUR == until // HOUR:
             return ()
-        rows = self._new(max(counted.since, HOUR * first_hour(after)), after)
-        return counted.late(map(_cell, self._run(payload_sql.by_hour(rows, windows))))
+        rows = self._new(max(counted.since, HOUR * first_hour(after)), after, tracers)
+        return counted.late(map(cell_of, self._run(payload_sql.by_hour(rows, windows))))
 
     def _frequent(
         self, rows: Rows, entities: Sequence[str], plan: MetricPlan, failed: dict[str, str]
@@ -343,28 +391,10 @@ class InferenceTable:
         )[:SEGMENTS]
 
 
-def _level(row: Row, number: int, plan: MetricPlan, seconds: float) -> Level:
-    return Level(
-        metric=plan.metric.name,
-        segment=row["segment"] or "",
-        rows=integer(row, f"n{number}"),
-        bad=integer(row, f"bad{number}") / (plan.metric.bins - 1),
-        threshold_ms=plan.threshold_ms,
-        rows_per_second=integer(row, f"recent{number}") / seconds,
-    )
-
-
-def _cell(row: Row) -> Cell:
-    return Cell(integer(row, "hour"), integer(row, "step"), row["entity"] or "", integer(row, "n"))
-
-
 def moment_of(microseconds: int) -> datetime:
     """An aware time in UTC from unix microseconds."""
     return datetime(1970, 1, 1, tzinfo=UTC) + microseconds * _MICROSECOND
 
 
-def _literal(text: str) -> str:
-    """A SQL string literal; names of tables were validated as identifiers before."""
-    if "'" in text or "\\" in text:
-        raise StatementFailed(f"the table name {text!r} cannot be quoted; rename the model.")
-    return f"'{text}'"
+def _microseconds(moment: datetime) -> int:
+    return (moment - moment_of(0)) // _MICROSECOND

@@ -21,15 +21,28 @@ KINDS: Final = ("errors", "slow", "expression")
 
 #: The badness of a row that cannot be judged.
 UNJUDGED: Final = "CAST(NULL AS INT)"
-#: A row of a tracer, which is never evidence.
+#: A row that calls itself a tracer's. Where the ids that were sent are known, only those are: :data:`SENT`.
 TRACER: Final = f"coalesce(client_request_id LIKE '{PREFIX}%', false)"
-#: A row that a version answered, tracers excepted. What is refused before it reaches a version (401, 403, 404, 429 of
-#: the gateway) has no served entity; the same statuses from a version are its failures.
-ANSWERED: Final = f"request_id IS NOT NULL AND served_entity IS NOT NULL AND NOT {TRACER}"
+#: A row of a tracer that this pipeline has sent; ``:tracers`` holds their ids, with spaces between them.
+SENT: Final = f"({TRACER} AND coalesce(array_contains(split(:tracers, ' '), client_request_id), false))"
+
+
+def answered(tracer: str = TRACER) -> str:
+    """SQL of whether a version answered a row, tracers excepted.
+
+    What is refused before it reaches a version (401, 403, 404, 429 of the gateway) has no served entity; the same
+    statuses from a version are its failures.
+    """
+    return f"request_id IS NOT NULL AND served_entity IS NOT NULL AND NOT {tracer}"
+
+
+#: The same where every row that calls itself a tracer's is taken for one.
+ANSWERED: Final = answered()
 
 # A stream that fails is HTTP 200, and its last event carries databricks_output.error. Line breaks inside an event are
 # escaped, so a line that begins with "data:" is an event and no text of a user; [DONE] does not begin with a brace.
-_PATTERNS: Final[Mapping[str, Value]] = {
+#: What :data:`STREAM_FAILED` binds.
+PATTERNS: Final[Mapping[str, Value]] = {
     "last_event": r"(?s)(?:.*\n|^)data: ?(\{[^\n]*)",
     # For a log in any other form than events or one object.
     "loose_error": r'(?s)(?:^|[^\\])"databricks_output"\s*:\s*\{.*"error"\s*:\s*\{',
@@ -37,16 +50,19 @@ _PATTERNS: Final[Mapping[str, Value]] = {
 _EVENT: Final = (
     "CASE WHEN ltrim(response) LIKE '{%' THEN response ELSE nullif(regexp_extract(response, :last_event, 1), '') END"
 )
-_STREAM_ERROR: Final = (
+#: Whether a body is a stream, or an answer, that ends with an error.
+STREAM_FAILED: Final = (
     f"coalesce(contains(response, 'databricks_output') AND CASE WHEN {_EVENT} IS NULL THEN response RLIKE :loose_error "
     f"ELSE get_json_object({_EVENT}, '$.databricks_output.error') IS NOT NULL END, false)"
 )
+#: A body that was too long is NULL, and what is made of NULL is not what would be made of the body.
+BODIES: Final[Mapping[str, str]] = {"request": "MAX_REQUEST_SIZE_EXCEEDED", "response": "MAX_RESPONSE_SIZE_EXCEEDED"}
+# The last event of an answer that was too long may be an error: nobody knows.
 _ERRORS: Final = (
     "CASE WHEN status_code IS NULL OR status_code < 100 OR status_code > 599 THEN NULL "
-    f"WHEN status_code >= 400 OR {_STREAM_ERROR} THEN 1 ELSE 0 END"
+    f"WHEN status_code >= 400 OR {STREAM_FAILED} THEN 1 "
+    f"WHEN array_contains(logging_error_codes, '{BODIES['response']}') THEN NULL ELSE 0 END"
 )
-# A body that was too long is NULL, and what an expression makes of NULL is not what it would make of the body.
-_BODIES: Final = {"request": "MAX_REQUEST_SIZE_EXCEEDED", "response": "MAX_RESPONSE_SIZE_EXCEEDED"}
 
 
 def check(metric: Metric) -> None:
@@ -76,7 +92,7 @@ def badness(metric: Metric, threshold_ms: int | None, number: int) -> tuple[str,
     """
     check(metric)
     if metric.kind == "errors":
-        return _ERRORS, dict(_PATTERNS)
+        return _ERRORS, dict(PATTERNS)
     if metric.kind == "slow":
         if threshold_ms is None:
             return UNJUDGED, {}
@@ -84,7 +100,7 @@ def badness(metric: Metric, threshold_ms: int | None, number: int) -> tuple[str,
         return slow, {f"threshold_{number}": threshold_ms}
     assert metric.badness is not None, "an expression has its badness, as the YAML's check says"
     value = f"TRY_CAST(({metric.badness}) AS DOUBLE)"
-    for body, code in _BODIES.items():
+    for body, code in BODIES.items():
         if body in names_in(metric.badness):
             value = f"CASE WHEN array_contains(logging_error_codes, '{code}') THEN NULL ELSE {value} END"
     return value, {}
@@ -128,8 +144,13 @@ def label(metric: Metric) -> str:
     return f"CAST(({metric.segments}) AS STRING)"
 
 
-def step(windows: Sequence[Window]) -> tuple[str, dict[str, Value]]:
-    """The SQL of a row's ramp step by its event time, NULL for none, and the values that it binds."""
+def step(windows: Sequence[Window], tracer: str = TRACER) -> tuple[str, dict[str, Value]]:
+    """The SQL of a row's ramp step by its event time, NULL for none, and the values that it binds.
+
+    Args:
+        windows: The ramp's steps.
+        tracer: SQL of whether a row is a tracer's, which is in no step.
+    """
     cases, values = [], dict[str, Value]()
     for index, window in enumerate(windows):
         condition = f"request_time >= :start_{index}"
@@ -137,7 +158,7 @@ def step(windows: Sequence[Window]) -> tuple[str, dict[str, Value]]:
         if window.end is not None:
             condition += f" AND request_time < :end_{index}"
             values[f"end_{index}"] = window.end
-        cases.append(f"WHEN {ANSWERED} AND {condition} THEN {int(window.step)}")
+        cases.append(f"WHEN {answered(tracer)} AND {condition} THEN {int(window.step)}")
     return (f"CASE {' '.join(cases)} END" if cases else "CAST(NULL AS INT)"), values
 
 

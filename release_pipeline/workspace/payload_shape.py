@@ -11,7 +11,7 @@ Every statement of the gate, and every expression in the YAML, may use the :data
 beside the table's own.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -104,6 +104,15 @@ class PayloadShape:
                 f" AND ({date} IS NULL OR {date} BETWEEN CAST(:{name}_day AS DATE) AND CAST(:{name}_last_day AS DATE))"
             )
         return condition, values
+
+    def between_any(self, times: Sequence[tuple[datetime, datetime]], name: str) -> tuple[str, dict[str, Value]]:
+        """The same of rows of any of several times."""
+        conditions, values = list[str](), dict[str, Value]()
+        for number, (since, until) in enumerate(times):
+            condition, bound = self.between(since, until, f"{name}_{number}")
+            conditions.append(f"({condition})")
+            values |= bound
+        return f"({' OR '.join(conditions)})", values
 
     def version_of(self, served_entity: str) -> str | None:
         """The version that an entity of this shape names itself; None where only a tracer can tell."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from release_pipeline.errors import StatementFailed
 from release_pipeline.workspace.counts import MetricPlan, Window
 from release_pipeline.workspace.metric_sql import (
-    ANSWERED,
     TRACER,
+    answered,
     badness,
     bucket,
     label,
@@ -23,6 +24,11 @@ Statement = tuple[str, dict[str, Value]]
 
 # Hours of event time since 1970.
 _HOUR: Final = "CAST(floor(unix_micros(request_time) / 3600000000) AS BIGINT)"
+#: No answer takes longer, milliseconds: the platform gives a request 297 s. One that says so is taken for one of this
+#: length.
+LONGEST_MS: Final = 300_000
+# Unix microseconds at which an answer was done; where the shape has no duration, those of its request.
+_DONE: Final = f"(unix_micros(request_time) + 1000 * least(greatest(coalesce(duration_ms, 0), 0), {LONGEST_MS}))"
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Rows:
         values: What the condition binds.
         order: SQL by which the first copy of a request id is known.
         lag: SQL of a row's microseconds from request to commit.
+        committed: SQL of the commit's time in unix microseconds.
+        tracer: SQL over canonical columns of whether a row is a tracer's.
     """
 
     shape: PayloadShape
@@ -44,25 +52,44 @@ class Rows:
     values: Mapping[str, Value] = field(default_factory=dict)
     order: str = "0"
     lag: str = "CAST(NULL AS BIGINT)"
+    committed: str = "CAST(NULL AS BIGINT)"
+    tracer: str = TRACER
 
     @property
     def query(self) -> str:
         """All their columns, canonical ones and the table's own."""
         return (
-            f"SELECT {self.shape.select_list()}, {self.order} AS rp_order, {self.lag} AS rp_lag "
-            f"FROM {self.relation} AS payload WHERE {self.where}"
+            f"SELECT {self.shape.select_list()}, {self.order} AS rp_order, {self.lag} AS rp_lag, "
+            f"{self.committed} AS rp_committed FROM {self.relation} AS payload WHERE {self.where}"
         )
+
+    @property
+    def answered(self) -> str:
+        """SQL over canonical columns of whether a version answered a row, tracers excepted."""
+        return answered(self.tracer)
+
+
+def change_feed(table: str, first: int, last: int) -> str:
+    """What FROM reads for the changes of these versions, both included.
+
+    Raises:
+        StatementFailed: The table's name cannot be quoted.
+    """
+    if "'" in table or "\\" in table:  # names were validated as identifiers before
+        raise StatementFailed(f"the table name {table!r} cannot be quoted; rename the model.")
+    return f"table_changes('{table}', {int(first)}, {int(last)})"
 
 
 def profile(rows: Rows, windows: Sequence[Window]) -> Statement:
-    """Rows by (step, served entity, tracer, hour): copies, distinct rows, event times in microseconds, sampling, lag.
+    """Rows by (step, served entity, tracer, hour): copies, distinct rows, event times in microseconds, sampling, lag,
+    the newest commit, and how many of the rows call themselves tracers' and are none.
 
     Rows without a request id cannot be told from their copies; each is a row of its own, in no step.
     """
-    placed, values = step(windows)
+    placed, values = step(windows, rows.tracer)
     statement = f"""
     WITH fresh AS (
-        SELECT *, {placed} AS rp_step, CASE WHEN {TRACER} THEN client_request_id END AS rp_tracer
+        SELECT *, {placed} AS rp_step, CASE WHEN {rows.tracer} THEN client_request_id END AS rp_tracer
         FROM ({rows.query}) AS canonical
     ), numbered AS (
         SELECT *, row_number() OVER (PARTITION BY request_id, rp_step ORDER BY rp_order) AS rp_copy FROM fresh
@@ -70,10 +97,20 @@ def profile(rows: Rows, windows: Sequence[Window]) -> Statement:
     SELECT rp_step AS step, served_entity AS entity, rp_tracer AS tracer, {_HOUR} AS hour, count(*) AS copies,
         count_if(rp_copy = 1 OR request_id IS NULL) AS n,
         min(unix_micros(request_time)) AS oldest, max(unix_micros(request_time)) AS newest,
-        min(sampling_fraction) AS sampling, max(rp_lag) AS lag_us
+        min(sampling_fraction) AS sampling, max(rp_lag) AS lag_us, max(rp_committed) AS committed,
+        count_if(rp_tracer IS NULL AND {TRACER} AND rp_copy = 1) AS forged
     FROM numbered GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
     """
     return statement, {**rows.values, **values}
+
+
+def traced(rows: Rows) -> Statement:
+    """The tracers among rows, each with its served entity."""
+    return (
+        f"SELECT DISTINCT served_entity AS entity, client_request_id AS tracer FROM ({rows.query}) AS canonical "
+        f"WHERE {rows.tracer} ORDER BY 1, 2",
+        dict(rows.values),
+    )
 
 
 def counts(rows: Rows, seen: Rows | None, windows: Sequence[Window], plans: Sequence[MetricPlan]) -> Statement:
@@ -87,7 +124,7 @@ def counts(rows: Rows, seen: Rows | None, windows: Sequence[Window], plans: Sequ
         plans: Plans that :func:`~release_pipeline.workspace.metric_sql.together` put together; may be empty, then
             ``bucket`` is 0.
     """
-    placed, values = step(windows)
+    placed, values = step(windows, rows.tracer)
     values |= dict(rows.values)
     again = ""
     if seen is not None:
@@ -122,7 +159,7 @@ def counts(rows: Rows, seen: Rows | None, windows: Sequence[Window], plans: Sequ
 
 def by_hour(rows: Rows, windows: Sequence[Window]) -> Statement:
     """Distinct rows of the steps by (hour, step, served entity)."""
-    placed, values = step(windows)
+    placed, values = step(windows, rows.tracer)
     return (
         f"SELECT {_HOUR} AS hour, rp_step AS step, served_entity AS entity, count(DISTINCT request_id) AS n "
         f"FROM (SELECT *, {placed} AS rp_step FROM ({rows.query}) AS canonical) AS placed "
@@ -131,12 +168,18 @@ def by_hour(rows: Rows, windows: Sequence[Window]) -> Statement:
     )
 
 
-def errors(rows: Rows) -> Statement:
-    """Rows with a status of 500 and above by served entity, tracers included, copies counted once."""
+def failures(rows: Rows, since_us: int, until_us: int) -> Statement:
+    """Rows that were done in a time, half open in unix microseconds, by served entity: ``failed`` with a status of 500
+    and above, ``refused`` with one of 400 to 499. Tracers are included, copies counted once.
+    """
+    counted = ", ".join(
+        f"count(DISTINCT CASE WHEN {status} THEN request_id END) + count_if({status} AND request_id IS NULL) AS {name}"
+        for name, status in (("failed", "status_code >= 500"), ("refused", "status_code < 500"))
+    )
     return (
-        "SELECT coalesce(served_entity, '') AS entity, count(DISTINCT request_id) + count_if(request_id IS NULL) AS n "
-        f"FROM ({rows.query}) AS canonical WHERE status_code >= 500 GROUP BY 1 ORDER BY 1",
-        dict(rows.values),
+        f"SELECT coalesce(served_entity, '') AS entity, {counted} FROM ({rows.query}) AS canonical "
+        f"WHERE status_code >= 400 AND {_DONE} >= :done_since AND {_DONE} < :done_until GROUP BY 1 ORDER BY 1",
+        {**rows.values, "done_since": since_us, "done_until": until_us},
     )
 
 
@@ -145,7 +188,7 @@ def durations(rows: Rows, entities: Sequence[str]) -> Statement:
     chosen, values = _of(entities)
     return (
         "SELECT percentile(CASE WHEN duration_ms >= 0 THEN duration_ms END, 0.95) AS p95, "
-        f"min(unix_micros(request_time)) AS first FROM ({rows.query}) AS canonical WHERE {ANSWERED}{chosen}",
+        f"min(unix_micros(request_time)) AS first FROM ({rows.query}) AS canonical WHERE {rows.answered}{chosen}",
         {**rows.values, **values},
     )
 
@@ -156,7 +199,7 @@ def labels(rows: Rows, entities: Sequence[str], plan: MetricPlan, at_most: int) 
     return (
         f"""
         WITH labelled AS (
-            SELECT {label(plan.metric)} AS rp_label FROM ({rows.query}) AS canonical WHERE {ANSWERED}{chosen}
+            SELECT {label(plan.metric)} AS rp_label FROM ({rows.query}) AS canonical WHERE {rows.answered}{chosen}
         ), numbered AS (
             SELECT rp_label, count(*) AS n, sum(count(*)) OVER () AS total FROM labelled GROUP BY rp_label
         )
@@ -181,7 +224,7 @@ def levels(rows: Rows, entities: Sequence[str], plans: Sequence[MetricPlan], rec
         f"""
         WITH valued AS (
             SELECT request_id, {label_sql} AS rp_segment, request_time >= :recent AS rp_recent{valued}
-            FROM ({rows.query}) AS canonical WHERE {ANSWERED}{chosen}
+            FROM ({rows.query}) AS canonical WHERE {rows.answered}{chosen}
         ), binned AS (
             SELECT rp_segment, rp_recent{_binned(plans)} FROM valued
         )
@@ -193,7 +236,7 @@ def levels(rows: Rows, entities: Sequence[str], plans: Sequence[MetricPlan], rec
 
 def probe(rows: Rows, windows: Sequence[Window] | None, plan: MetricPlan) -> Statement:
     """A statement that fails where the SQL of one metric does, over the rows of the steps, or without any over all."""
-    placed, values = (f"CASE WHEN {ANSWERED} THEN 1 END", {}) if windows is None else step(windows)
+    placed, values = (f"CASE WHEN {rows.answered} THEN 1 END", {}) if windows is None else step(windows, rows.tracer)
     sql, bound = badness(plan.metric, plan.threshold_ms, 0)
     label_sql = label(plan.metric) if plan.metric.segments else "''"
     return (

@@ -15,6 +15,8 @@ TAG_RELEASE = "release_pipeline.release"
 TAG_STATUS = "release_pipeline.status"
 TAG_REASON = "release_pipeline.reason"
 TAG_DIGEST = "release_pipeline.digest"
+#: Numbers of rejected versions of the same content that a person has forced this one past, with commas.
+TAG_FORCED = "release_pipeline.forced"
 REJECTED = "rejected"
 #: Status of a version whose deployment, or one of its steps, could not be made.
 FAILED = "failed"

@@ -2,6 +2,9 @@
 
 A row of the inference table carries an entity id that no API maps to a version for ordinary users. A tracer's row
 gives that mapping, proves that logging works, and its arrival tells the table's lag. Tracers are never evidence.
+
+Anybody who may ask the endpoint may choose such an id. So a tracer counts only if its id is in the evidence table,
+where it is written before the tracer is sent; any other row is a user's, whatever it calls itself.
 """
 
 import uuid
@@ -26,11 +29,17 @@ def version_of(client_request_id: str) -> str | None:
     return client_request_id.removeprefix(PREFIX).split("/")[0]
 
 
-def send_tracer(endpoint: Endpoint, entity: ServedEntity, example: Mapping[str, Any] | None) -> None:
-    """Send one tracer to ``entity``; ``example`` is a request that the model answers, by default an agent's.
+def send_tracer(endpoint: Endpoint, entity: ServedEntity, example: Mapping[str, Any] | None, noted: str) -> None:
+    """Send one tracer.
+
+    Args:
+        endpoint: The endpoint.
+        entity: Who is asked.
+        example: A request that the model answers, by default an agent's.
+        noted: A :func:`tracer_id` that the evidence table holds.
 
     Raises:
         EndpointError: The entity did not answer with success.
     """
-    body = {**(example or _DEFAULT_BODY), "client_request_id": tracer_id(entity.version)}
+    body = {**(example or _DEFAULT_BODY), "client_request_id": noted}
     endpoint.query_entity(entity.name, body)

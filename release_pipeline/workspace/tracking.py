@@ -2,51 +2,99 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from release_pipeline.errors import ModelInvalid, ReleaseError
+from release_pipeline.errors import ModelInvalid, ReleaseError, WorkspaceError, first_sentence
 from release_pipeline.spec import ReleaseSpec, Resource
 from release_pipeline.workspace.client import Workspace
-from release_pipeline.workspace.registry import TAG_DIGEST, TAG_RELEASE
+from release_pipeline.workspace.registry import TAG_DIGEST, TAG_FORCED, TAG_RELEASE
 
+TAG_NAME = "release_pipeline.model"
 TAG_MODEL = "release_pipeline.model_uri"
 TAG_VERSION = "release_pipeline.version"
+# Keys of a request that carry what a classical model takes; an agent takes the request as it is.
+_FORMS = ("dataframe_records", "dataframe_split", "inputs", "instances")
 
 
 @dataclass(frozen=True)
 class ReleaseRun:
-    """The MLflow run in which a release's model was logged."""
+    """The MLflow run in which a release's model was logged.
+
+    Attributes:
+        version: The version that it was registered as, None before.
+        forced: Numbers of rejected versions of the same content that a person has forced it past, with commas.
+    """
 
     run_id: str
     experiment_id: str
     model_uri: str
     digest: str
     version: str | None
+    forced: str = ""
+
+
+@contextlib.contextmanager
+def _tracking(what: str) -> Iterator[None]:
+    """Calls of MLflow that fail with a sentence.
+
+    Raises:
+        WorkspaceError: One of them failed, or nobody answered it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, TimeoutError) as error:
+        raise WorkspaceError(f"{what}: MLflow did not do it: {first_sentence(error)}.") from None
 
 
 def experiment_id(workspace: Workspace, spec: ReleaseSpec) -> str:
-    """The id of the release's experiment, created where it does not exist."""
+    """The id of the release's experiment, created where it does not exist.
+
+    Raises:
+        WorkspaceError: MLflow did not say.
+    """
     client = workspace.mlflow
-    found = client.get_experiment_by_name(spec.experiment)
-    return str(found.experiment_id if found else client.create_experiment(spec.experiment))
+    with _tracking(f"the experiment {spec.experiment} was to be found, or made"):
+        found = client.get_experiment_by_name(spec.experiment)
+        return str(found.experiment_id if found else client.create_experiment(spec.experiment))
 
 
 def find_run(workspace: Workspace, spec: ReleaseSpec, release: str) -> ReleaseRun | None:
-    """The finished run of ``release``, or None."""
-    runs = workspace.mlflow.search_runs(
-        [experiment_id(workspace, spec)],
-        filter_string=f"tags.`{TAG_RELEASE}` = '{release}' and attributes.status = 'FINISHED'",
-        max_results=1,
-    )
+    """The finished run of ``release``, or None.
+
+    Raises:
+        WorkspaceError: MLflow did not say.
+    """
+    experiment = experiment_id(workspace, spec)
+    with _tracking(f"the run of release {release} in {spec.experiment} was to be found"):
+        runs = workspace.mlflow.search_runs(
+            [experiment],
+            # Models may share an experiment, and their releases a second.
+            filter_string=f"tags.`{TAG_RELEASE}` = '{release}' and tags.`{TAG_NAME}` = '{spec.model.registered_name}' "
+            "and attributes.status = 'FINISHED'",
+            max_results=1,
+        )
     if not runs:
         return None
-    run = runs[0]
-    tags = run.data.tags
-    return ReleaseRun(run.info.run_id, run.info.experiment_id, tags[TAG_MODEL], tags[TAG_DIGEST], tags.get(TAG_VERSION))
+    info, tags = runs[0].info, runs[0].data.tags
+    version, forced = tags.get(TAG_VERSION), tags.get(TAG_FORCED, "")
+    return ReleaseRun(info.run_id, info.experiment_id, tags[TAG_MODEL], tags[TAG_DIGEST], version, forced)
+
+
+def tag_run(workspace: Workspace, run_id: str, key: str, value: str) -> None:
+    """Set a tag of a release's run.
+
+    Raises:
+        WorkspaceError: MLflow did not do it.
+    """
+    with _tracking(f"tag {key} of run {run_id} was to be set"):
+        workspace.mlflow.set_tag(run_id, key, value)
 
 
 def need_run(workspace: Workspace, spec: ReleaseSpec, release: str) -> ReleaseRun:
@@ -75,7 +123,9 @@ def pinned(requirements: Iterable[str]) -> list[str]:
     return result
 
 
-def content_digest(files: Sequence[Path], requirements: Sequence[str]) -> str:
+def content_digest(
+    files: Sequence[Path], requirements: Sequence[str], parameters: Mapping[str, Any] | None = None
+) -> str:
     """Digest of code, configuration and requirements: 16 hexadecimal digits that tell the same release again."""
     sha = hashlib.sha256()
     for top in files:
@@ -83,7 +133,20 @@ def content_digest(files: Sequence[Path], requirements: Sequence[str]) -> str:
             if file.is_file() and "__pycache__" not in file.parts:
                 sha.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     sha.update("\n".join(requirements).encode())
+    if parameters is not None:
+        sha.update(json.dumps(parameters, sort_keys=True, default=str).encode())
     return sha.hexdigest()[:16]
+
+
+def release_digest(spec: ReleaseSpec, *, source: Path, config: Path | Mapping[str, Any] | None, folder: Path) -> str:
+    """The digest that a model has when it is logged; arguments as for `log_model`."""
+    files = [
+        source,
+        *([config] if isinstance(config, Path) else []),
+        *(folder / path for path in spec.model.code_paths),
+    ]
+    parameters = dict(config) if isinstance(config, Mapping) else None
+    return content_digest(files, pinned(spec.model.requirements), parameters)
 
 
 def log_model(
@@ -92,10 +155,12 @@ def log_model(
     release: str,
     *,
     source: Path,
-    config: Path | None,
+    config: Path | Mapping[str, Any] | None,
     folder: Path,
 ) -> ReleaseRun:
     """Log the model from its code in one run, with its requirements, example and authentication policy.
+
+    ``config`` is what the model finds as its ``ModelConfig``: the file that holds it, or the parameters themselves.
 
     Raises:
         ModelInvalid: The file cannot be run, or does not set a model that MLflow takes.
@@ -105,17 +170,21 @@ def log_model(
     workspace.mlflow  # noqa: B018  points mlflow's fluent functions at the workspace
     requirements = pinned(spec.model.requirements)
     code_paths = [folder / path for path in spec.model.code_paths]
-    digest = content_digest([source, *([config] if config else []), *code_paths], requirements)
-    mlflow.set_experiment(experiment_id=experiment_id(workspace, spec))
-    tags = {TAG_RELEASE: release, TAG_DIGEST: digest, "release_pipeline.model": spec.model.registered_name}
+    file = config if isinstance(config, Path) else None
+    parameters = dict(config) if isinstance(config, Mapping) else None
+    digest = release_digest(spec, source=source, config=config, folder=folder)
+    experiment = experiment_id(workspace, spec)
+    with _tracking(f"the experiment {spec.experiment} was to be chosen"):
+        mlflow.set_experiment(experiment_id=experiment)
+    tags = {TAG_RELEASE: release, TAG_DIGEST: digest, TAG_NAME: spec.model.registered_name}
     with mlflow.start_run(run_name=release, tags=tags) as run:
         try:
             info = mlflow.pyfunc.log_model(
                 name=spec.model.short_name,
                 python_model=str(source),
-                model_config=str(config) if config else None,
+                model_config=str(file) if file else parameters,
                 pip_requirements=requirements,
-                input_example=spec.model.input_example,
+                input_example=_example(spec.model.input_example),
                 code_paths=[str(path) for path in code_paths] or None,
                 auth_policy=_auth_policy(spec),
             )
@@ -126,6 +195,25 @@ def log_model(
             ) from error
         mlflow.set_tag(TAG_MODEL, info.model_uri)
     return ReleaseRun(run.info.run_id, run.info.experiment_id, info.model_uri, digest, None)
+
+
+def _example(request: dict[str, Any] | None) -> Any:
+    """What the model itself takes of an example request, for its signature: of a classical model's, the table in it.
+
+    Raises:
+        MlflowException: The table cannot be read.
+    """
+    forms = [form for form in _FORMS if form in request] if request else []
+    if request is None or not forms:
+        return request
+    if forms[0].startswith("dataframe_"):
+        from mlflow.pyfunc import scoring_server
+
+        data = scoring_server.infer_and_parse_data({form: request[form] for form in forms})
+    else:
+        data = request[forms[0]]
+    # A pair is how mlflow is told of parameters.
+    return (data, request["params"]) if "params" in request else data
 
 
 def _auth_policy(spec: ReleaseSpec) -> Any:

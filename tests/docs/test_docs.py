@@ -8,10 +8,12 @@ import pytest
 import yaml
 
 from release_pipeline.cli import main
-from release_pipeline.spec import ReleaseSpec, parse_spec
+from release_pipeline.spec import ReleaseSpec
+from release_pipeline.spec_file import read_spec
 
 PROJECT = Path(__file__).parents[2]
-PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
+FOLDERS = ("docs", "deploy", "benchmarks", "examples")
+PAGES = sorted([*PROJECT.glob("*.md"), *(page for folder in FOLDERS for page in (PROJECT / folder).rglob("*.md"))])
 NAMES = [str(page.relative_to(PROJECT)) for page in PAGES]
 COMPONENT = "release_pipeline.ReleasePipelineComponent"
 CAPABILITIES = (
@@ -60,7 +62,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_release_in_a_page_is_valid(name: str, tmp_path: Path) -> None:
+def test_every_release_in_a_page_is_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in blocks((PROJECT / name).read_text(encoding="utf-8"), "yaml"):
         document = yaml.safe_load(text)
         if not isinstance(document, dict) or document.get("type") != COMPONENT:
@@ -68,17 +70,21 @@ def test_every_release_in_a_page_is_valid(name: str, tmp_path: Path) -> None:
         attributes = document["attributes"]
         model = attributes["model"]
         for file in (model.get("source"), model.get("config"), (attributes.get("evaluation") or {}).get("dataset")):
-            if file:
+            if isinstance(file, str):
                 (tmp_path / file).touch()
         for folder in model.get("code_paths", []):
             (tmp_path / folder).mkdir(exist_ok=True)
-        spec = parse_spec(attributes, file=tmp_path / "defs.yaml")
-        assert spec.name == attributes["name"]
+        for variable in re.findall(r"\benv\.(\w+)", text):
+            monkeypatch.setenv(variable, "value")
+        # As commands and Dagster read it, with its templates resolved.
+        (tmp_path / "defs.yaml").write_text(text)
+        assert read_spec(tmp_path / "defs.yaml").name == attributes["name"]
 
 
 def test_there_are_releases_to_be_checked_in_the_pages() -> None:
     pages = [page.name for page in PAGES if COMPONENT in "".join(blocks(page.read_text(encoding="utf-8"), "yaml"))]
-    assert {"README.md", "releases.md", "evaluation.md", "canary.md", "promotion-and-rollback.md"} <= set(pages)
+    capabilities = "authoring authentication canary deploying drift evaluation inference-tables promotion-and-rollback"
+    assert {f"{name}.md" for name in f"{capabilities} querying releases".split()} <= set(pages)
 
 
 def test_every_part_of_the_yaml_is_shown_in_a_worked_example() -> None:
@@ -122,9 +128,13 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert [str(page.relative_to(PROJECT)) for page in PAGES if page not in seen] == []
 
 
+def capabilities(text: str) -> list[tuple[str, str, str, str]]:
+    """The rows of the page: number, capability, state, and what is said of it."""
+    return re.findall(r"^\| ([A-Z]\d) \| ([^|]+) \| ([^|]+) \|(?: ([^|]+))? \|$", text, re.MULTILINE)
+
+
 def test_capabilities_have_a_state_each_and_what_works_names_its_tests() -> None:
-    text = (PROJECT / "docs" / "capabilities.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([A-Z]\d) \| ([^|]+) \| ([^|]+) \|(?: ([^|]+))? \|$", text, re.MULTILINE)
+    rows = capabilities((PROJECT / "docs" / "capabilities.md").read_text(encoding="utf-8"))
     assert [row[0] for row in rows] == CAPABILITIES
     for number, _, state, proof in rows:
         assert state in ("Works", "Partly", "Not yet"), number
@@ -132,12 +142,21 @@ def test_capabilities_have_a_state_each_and_what_works_names_its_tests() -> None
         assert state != "Partly" or proof.strip(), f"{number}: what is missing?"
 
 
-def test_the_readme_shows_the_examples_files_as_they_can_be_run() -> None:
+def test_every_capability_has_a_page_with_a_yaml_to_start_from() -> None:
+    text = (PROJECT / "docs" / "capabilities.md").read_text(encoding="utf-8")
+    named: list[str] = []
+    for rows, page, rest in re.findall(
+        r"^\| ((?:[A-Z]\d(?:, )?)+) \| \[[^]]+\]\((\S+?\.md)\S*\)(.*) \|$", text, re.MULTILINE
+    ):
+        named += rows.split(", ")
+        shown = blocks((PROJECT / "docs" / page).read_text(encoding="utf-8"), "yaml")
+        assert shown or rest == ", which needs none", page
+    missing = {number for number, _, state, _ in capabilities(text) if state == "Not yet"}
+    assert sorted(named) == sorted(set(CAPABILITIES) - missing)
+
+
+def test_the_readme_begins_with_what_can_be_typed() -> None:
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    (agent,) = blocks(text, "python")
-    compile(agent, "agent.py", "exec")
-    (release,) = blocks(text, "yaml")
-    assert yaml.safe_load(release)["attributes"]["model"]["source"] == "agent.py"
     assert text.index("make demo") < text.index("## What it is")
 
 

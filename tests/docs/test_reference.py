@@ -54,17 +54,6 @@ def test_the_generated_parts_are_up_to_date(maker: ModuleType, page: str) -> Non
     assert (DOCS / page).read_text(encoding="utf-8") == maker.rewritten(page), "run: python docs/make_reference.py"
 
 
-def test_every_route_has_its_client_call_and_the_call_is_in_the_test(maker: ModuleType) -> None:
-    assert set(maker.route_names()) == set(maker.COVERAGE)
-    for route, (call, test) in maker.COVERAGE.items():
-        if not test:
-            continue
-        text = (PROJECT / "tests" / "local_workspace" / test).read_text(encoding="utf-8")
-        called = re.findall(r"`([^`]+)`", call)
-        assert called, f"{route} names a test but no call"
-        assert [each for each in called if each not in text] == [], f"{route}: not in {test}"
-
-
 def metadata_keys() -> set[str]:
     """Keys of all metadata that assets, automation and report write; ``*`` stands for a part that varies."""
     keys = {key.replace(METRIC, "*") for key in reported_keys()}

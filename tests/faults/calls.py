@@ -9,7 +9,9 @@ STATEMENTS = "/api/2.0/sql/statements"
 _WRITING = ("INSERT", "CREATE", "ALTER", "MERGE", "UPDATE", "DELETE")
 _TABLE = re.compile(r"`[^`]+`\.`[^`]+`\.`([^`]+)`|table_changes\('[^']*\.([^.']+)'")
 _SUFFIXES = ("release_ledger", "release_evidence", "payload", "scores")
-_NUMBER = re.compile(r"(?<=[/_-])\d+(?=/|$)|\b[0-9a-f]{32}\b")
+_NUMBER = re.compile(r"(?<=[/_-])\d+(?=/|$)")
+#: What the workspace called something in this run alone, such as a statement.
+_ID = re.compile(r"\b[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}\b")
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,24 @@ class Call:
         return not self.statement or self.statement.upper().startswith(_WRITING)
 
     @property
+    def moves(self) -> bool:
+        """Whether it can change what an observer sees: the ledger, an alias, or the endpoint."""
+        if self.statement:
+            return self.writes and "_release_ledger`" in self.statement
+        path = self.path.split("?")[0]
+        return self.writes and ("alias" in path or ("serving-endpoints" in path and not path.endswith("/invocations")))
+
+    @property
     def updates_endpoint(self) -> bool:
         """Whether it asks for a new configuration of an endpoint, which can fail later."""
         path = self.path.split("?")[0]
         creates = self.method == "POST" and path == "/api/2.0/serving-endpoints"
         return creates or (self.method == "PUT" and path.endswith("/config") and "/serving-endpoints/" in path)
+
+    @property
+    def route(self) -> str:
+        """Method and path, the same in every run that comes from the same place."""
+        return f"{self.method} {_ID.sub('<n>', self.path.split('?')[0])}"
 
     @property
     def json(self) -> dict[str, Any]:
@@ -62,5 +77,4 @@ class Call:
             found = _TABLE.search(self.statement)
             table = next(filter(None, found.groups())) if found else ""
             return f"SQL {verb} {next((each for each in _SUFFIXES if table.endswith(each)), table)}".strip()
-        path = self.path.split("?")[0].replace(model, "<model>")
-        return f"{self.method} {_NUMBER.sub('<n>', path)}"
+        return _NUMBER.sub("<n>", self.route.replace(model, "<model>"))

@@ -11,7 +11,7 @@ from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
 from release_pipeline.workspace.endpoint import EndpointState
 
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.2
 _UNDER_WAY = (Stage.STARTING, Stage.DEPLOYED, Stage.RAMPING)
 
 
@@ -28,6 +28,10 @@ class Sight:
         """The newest release."""
         return current_release(self.entries)
 
+    def state_of(self, release: str) -> ReleaseState | None:
+        """Where a release stands."""
+        return current_release(self.entries, release)
+
     @property
     def shares(self) -> dict[str, int]:
         """Traffic by version, of the versions that have any."""
@@ -43,7 +47,10 @@ class Sight:
 
 
 class Observer:
-    """Looks again and again in a thread of its own, and when it is asked to.
+    """Looks when it is asked to, which is after every write, and when the endpoint has changed in between.
+
+    Alias and ledger change by writes alone. A configuration becomes active some time after it was asked for: so a
+    thread of its own reads the endpoint again and again.
 
     Attributes:
         violations: What it saw that must not be, each once.
@@ -57,6 +64,7 @@ class Observer:
         self._lock = threading.Lock()
         self._away = threading.Lock()
         self._zero: dict[str, int] = {}
+        self._seen: EndpointState | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -81,6 +89,8 @@ class Observer:
     def _watch(self) -> None:
         while not self._over.wait(PAUSE_SECONDS):
             with self._away:
+                if self._polling.endpoint.read() == self._seen:
+                    continue
                 # The alias before the endpoint: it moves last, so what it names must serve already.
                 before = self._polling.ledger.read()
                 sight = _see(self._polling)
@@ -90,6 +100,7 @@ class Observer:
     def _judge(self, sight: Sight) -> None:
         with self._lock:
             self.looks += 1
+            self._seen = sight.endpoint
             for found in violations(sight):
                 self._write_down(found, sight)
             state = sight.state

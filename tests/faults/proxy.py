@@ -31,12 +31,14 @@ class Plan:
     A wait asks again and again from one spot: from there on every further call is as the last of ``most_alike``.
 
     Attributes:
+        writes: Whether a call that writes meets it, or one that reads.
         done: Spots that have met the fault; the new one is added.
         met: The call that met it, None so far.
         number: Which of the run's calls it was, from 1.
     """
 
     fault: Fault
+    writes: bool
     done: set[Spot]
     most_alike: int = 3
     met: Call | None = None
@@ -48,10 +50,10 @@ class Plan:
         if self.met is not None:
             return self.fault.stays and call == self.met
         self.number += 1
-        site = f"{call.site} {call.method} {call.path.split('?')[0]}"
+        site = f"{call.site} {call.route}"
         self._called[site] += 1
         spot = (site, min(self._called[site], self.most_alike))
-        if not self.fault.can_meet(call) or spot in self.done:
+        if call.writes is not self.writes or not self.fault.can_meet(call) or spot in self.done:
             return False
         self.met = call
         self.done.add(spot)
@@ -65,11 +67,16 @@ class FaultyProxy:
         upstream: The workspace's address.
         token: Its token, for what the proxy itself asks for.
         kill: Ends the process whose calls these are.
-        written: Called after the workspace has done a write, before the answer goes back.
+        written: Called with each write after the workspace has done it, before the answer goes back.
     """
 
     def __init__(
-        self, upstream: str, token: str, *, kill: Callable[[], None], written: Callable[[], None] = lambda: None
+        self,
+        upstream: str,
+        token: str,
+        *,
+        kill: Callable[[], None],
+        written: Callable[[Call], None] = lambda call: None,
     ) -> None:
         self.calls: list[Call] = []
         self.plan: Plan | None = None
@@ -135,7 +142,7 @@ class FaultyProxy:
     def _forward(self, call: Call, headers: list[tuple[str, str]]) -> Answer:
         answer = self._send(call, headers)
         if call.writes:
-            self._written()
+            self._written(call)
         return answer
 
     def _send(self, call: Call, headers: list[tuple[str, str]]) -> Answer:

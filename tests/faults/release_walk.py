@@ -88,11 +88,13 @@ class Walk:
     """All releases that meet one kind of fault in one scene.
 
     Attributes:
+        writes: Whether calls that write meet the fault, or calls that read.
         points: What was met so far.
     """
 
     scene: Scene
     fault: Fault
+    writes: bool
     points: list[FaultPoint] = field(default_factory=list)
     _done: dict[str, set[Spot]] = field(default_factory=lambda: defaultdict(set))
     _exhausted: set[str] = field(default_factory=set)
@@ -111,24 +113,24 @@ class Walk:
 
     def _through(self, transition: Transition, release: str) -> bool:
         """One transition; False where the release has come to another end."""
+        if transition.needs_rows:
+            self.scene.await_rows(release)
+        before = self.scene.world()
         while True:
-            if transition.needs_rows:
-                self.scene.await_rows(release)
-            before = self.scene.world()
-            plan = Plan(self.fault, self._done[transition.name])
+            plan = Plan(self.fault, self.writes, self._done[transition.name])
             faulty = transition.name not in self._exhausted
             trouble = self._run(transition, release, plan if faulty else None)
+            after = self.scene.world()
             if faulty and plan.met is None:
-                state = self.scene.state(release)
+                state = after.sight.state_of(release)
                 if not trouble and state is not None and self._made(transition, state):
                     self._exhausted.add(transition.name)
                     return True
                 faulty = False  # the gate held: nothing was tried
-            after = self.scene.world()
             if after == before and faulty and not trouble:
                 self._note(transition, plan, 0, "nothing begun", "")
                 continue  # as if the run had never been: the next one follows in the same release
-            ticks, end, stuck = self._recover(transition, release, before)
+            ticks, end, stuck = self._recover(transition, release, before, after)
             if faulty:
                 self._note(transition, plan, ticks, end, trouble or stuck)
             elif trouble or stuck:
@@ -150,22 +152,22 @@ class Walk:
             return f"the run {'was' if outcome.killed else 'was not'} killed"
         return "" if outcome.expected else f"the run broke: {outcome.error}"
 
-    def _recover(self, transition: Transition, release: str, before: World) -> tuple[int, str, str]:
+    def _recover(self, transition: Transition, release: str, before: World, now: World) -> tuple[int, str, str]:
         """Let the next ticks come: how many acted, how it ended, what was wrong."""
         ticks, again, said, deadline = 0, False, "", time.monotonic() + HOLD_SECONDS
         scene = self.scene
         while True:
-            state = scene.state(release)
+            state = now.sight.state_of(release)
             if state is not None and self._made(transition, state):
-                return ticks, "failed, started again" if again else "as meant", self._wrong_end(transition, state)
+                return ticks, "failed, started again" if again else "as meant", self._wrong_end(now, state)
             if state is not None and state.open_intent is None and state.stage is Stage.ROLLED_BACK:
-                return ticks, "rolled back", self._wrong_end(transition, state)
+                return ticks, "rolled back", self._wrong_end(now, state)
             if ticks > MOST_TICKS or time.monotonic() > deadline:
                 opened = state.open_intent.action if state and state.open_intent else "nothing"
                 where = f"at {state.stage if state else 'nothing'} with {opened} open"
                 return ticks, "stuck", f"not there after {ticks} ticks: {where}; last: {said}"
             nothing = state is None or (state.open_intent is None and state.stage is Stage.FAILED)
-            untouched = state is not None and state.open_intent is None and scene.world() == before
+            untouched = state is not None and state.open_intent is None and now == before
             if transition.asked_again and (nothing or untouched):
                 again = again or (state is not None and state.stage is Stage.FAILED)
                 arguments = [release] if transition.run != "deploy" else [release, "1" if scene.first else CHALLENGER]
@@ -179,13 +181,13 @@ class Walk:
                 time.sleep(0.1)
             else:
                 ticks += 1
+            now = scene.world()
 
     def _made(self, transition: Transition, state: ReleaseState) -> bool:
         return state.open_intent is None and transition.reached(state)
 
-    def _wrong_end(self, transition: Transition, state: ReleaseState) -> str:
+    def _wrong_end(self, world: World, state: ReleaseState) -> str:
         """What is not as it must be now that no intent is open."""
-        world = self.scene.world()
         wrong = list(self.scene.complaints)
         tags, version = dict(world.tags), state.challenger_version
         numbers = [entry.sequence for entry in world.sight.entries]
@@ -200,6 +202,8 @@ class Walk:
             wrong.append(f"the alias challenger still names {world.challenger_alias}")
         if rolled_back and version in world.sight.versions:
             wrong.append(f"version {version} was rolled back, and is still on the endpoint")
+        if world.lacking:
+            wrong.append(f"the endpoint was to have {world.lacking}")
         if state.stage is Stage.FINISHED and world.sight.versions != {version}:
             wrong.append(f"after the bake the endpoint has {world.sight.versions}")
         return "; ".join(wrong)

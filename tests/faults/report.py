@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "-m",
                 "pytest",
                 "-n",
-                "2",
+                "6",  # most of the time they wait
                 "-m",
                 "slow or exhaustive",
                 str(Path(__file__).parent),

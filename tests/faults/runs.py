@@ -6,10 +6,12 @@ from typing import Any
 from release_pipeline.assets.canary_traffic import look, take_step
 from release_pipeline.assets.deployed_endpoint import prove_challenger, send_tracers, served_entity
 from release_pipeline.assets.promoted_alias import promote as promote_asset
-from release_pipeline.automation.next_run import next_run, resume_run
+from release_pipeline.automation.next_run import NextRun, next_run, open_run, watched
 from release_pipeline.errors import WorkspaceError
 from release_pipeline.gate.verdict import HoldReason
+from release_pipeline.rollout.open_move import close
 from release_pipeline.rollout.parts import Parts, connect_parts
+from release_pipeline.rollout.rolling_back import has_traffic
 from release_pipeline.rollout.state import Stage, current_release
 from release_pipeline.spec import ReleaseSpec
 
@@ -78,17 +80,20 @@ def tick(spec: ReleaseSpec) -> str:
     entries = parts.ledger.read()
     state = current_release(entries)
     if state is None or not state.active:
+        if state is not None and state.stage is Stage.ROLLED_BACK and has_traffic(state, parts.endpoint.read()):
+            rollback(spec, state.release, state.reason)
+            return "ran: roll_back again"
         return "idle"
+    observed = parts.observer.look(state.release, entries=entries) if watched(state) else None
+    verdict = observed.verdict if observed else None
     if state.open_intent is not None:
-        wanted = resume_run(state.open_intent)
+        wanted: NextRun | None = open_run(state, verdict)[0]
     else:
-        observed = None
-        if state.stage in (Stage.DEPLOYED, Stage.RAMPING, Stage.PROMOTED):
-            observed = parts.observer.look(state.release, entries=entries)
-        found, sentence = next_run(state, observed.verdict if observed else None, spec, datetime.now(UTC))
-        if found is None:
-            return f"holds: {sentence}"
-        wanted = found
+        wanted, sentence = next_run(state, verdict, spec, datetime.now(UTC))
+    if wanted is None:
+        return f"holds: {sentence}"
+    if observed and observed.not_finished and close(parts.rollout, state, observed.not_finished):
+        return f"ran: closed what is not to be finished: {observed.not_finished}"
     reason = (wanted.reason,) if wanted.job == "rollback" else ()
     _JOBS[wanted.job](spec, state.release, *reason)
     return f"ran: {wanted.action}"

@@ -5,20 +5,25 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from release_pipeline.assets.deployed_endpoint import send_tracers, served_entity
-from release_pipeline.rollout.ledger import Action, Entry, Phase
+from release_pipeline.errors import TableMissing
+from release_pipeline.rollout.endpoint_settings import lacking
+from release_pipeline.rollout.ledger import Entry
 from release_pipeline.rollout.parts import Parts, connect_parts
-from release_pipeline.rollout.state import ReleaseState, Stage, current_release
+from release_pipeline.rollout.state import ReleaseState, current_release
 from release_pipeline.spec import parse_spec
 from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
+from release_pipeline.workspace.endpoint import EndpointState
 from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_REASON, TAG_RELEASE, TAG_STATUS
+from release_pipeline.workspace.sql.warehouse import quoted
 from tests.conftest import RunningWorkspace
+from tests.faults.calls import Call
 from tests.faults.observer import Observer, Sight
 from tests.faults.proxy import FaultyProxy
 from tests.faults.runner_client import Runner
@@ -28,16 +33,28 @@ from tests.pipeline.conftest import MODELS, attributes
 CHAMPION, CHALLENGER = "1", "2"
 #: Rows of the challenger on a step before the gate is asked for the next.
 ROWS = 2
+#: What the endpoint is given beside its configuration: a write each.
+SETTINGS = {
+    "tags": {"team": "assistants"},
+    "rate_limits": [{"calls": 100_000}],
+    "permissions": [{"group": "callers", "level": "CAN_QUERY"}],
+}
 WAIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class World:
-    """What a release changes: two worlds that are equal differ in evidence and rows only."""
+    """What a release changes: two worlds that are equal differ in evidence and rows only.
+
+    Attributes:
+        tags: Of the challenger's version.
+        lacking: What the endpoint does not have of the YAML's settings; empty where there is no endpoint.
+    """
 
     sight: Sight
     challenger_alias: str | None
     tags: tuple[tuple[str, str], ...]
+    lacking: str
 
 
 class Scene:
@@ -57,6 +74,7 @@ class Scene:
             ramp={"steps": [40, 70]},
             gate={"metrics": [{"name": "errors", "kind": "errors", "margin": 0.3, "required": False}]},
             promotion={"automatic": True, "bake_seconds": 0},
+            endpoint=SETTINGS,
         )
         self.spec = parse_spec(written, file=MODELS / "defs.yaml")
         self._numbers = itertools.count()
@@ -66,7 +84,7 @@ class Scene:
             self._register()
         # The proxy asks before the runner is there.
         self.proxy = FaultyProxy(
-            workspace.url, workspace.token, kill=lambda: self.runner.kill(), written=lambda: self._written()
+            workspace.url, workspace.token, kill=lambda: self.runner.kill(), written=lambda call: self._written(call)
         )
         environment = {**os.environ, "DATABRICKS_HOST": self.proxy.url, **IMPATIENCE}
         self.runner = Runner(written, MODELS / "defs.yaml", environment)
@@ -103,7 +121,8 @@ class Scene:
         sight = self.observer.look()
         version = self.parts.registry.get(CHAMPION if self.first else CHALLENGER)
         tags = tuple(sorted(version.tags.items())) if version else ()
-        return World(sight, self.parts.registry.version_of_alias(CHALLENGER_ALIAS), tags)
+        left = str(lacking(self.spec.endpoint, self.parts.endpoint)) if sight.endpoint else ""
+        return World(sight, self.parts.registry.version_of_alias(CHALLENGER_ALIAS), tags, left)
 
     def state(self, release: str) -> ReleaseState | None:
         """Where a release stands."""
@@ -132,9 +151,7 @@ class Scene:
             registry.delete_alias("champion")
             registry.set_alias(CHALLENGER_ALIAS, CHAMPION)
             registry.tag(CHAMPION, {TAG_STATUS: "", TAG_REASON: "", TAG_RELEASE: ""})
-            state = current_release(self.parts.ledger.read())
-            if state is not None and state.stage is not Stage.ROLLED_BACK:
-                self._append(state.release, Action.ROLL_BACK, Phase.DONE)
+            self._forget()
             return self.new_release()
 
     def await_rows(self, release: str) -> None:
@@ -158,8 +175,8 @@ class Scene:
 
         wait_for(enough)
 
-    def _written(self) -> None:
-        if self.observer is not None:
+    def _written(self, call: Call) -> None:
+        if self.observer is not None and call.moves:
             self.observer.look()
 
     def _connect(self) -> Parts:
@@ -174,17 +191,32 @@ class Scene:
 
         mlflow.register_model(_logged(), self.spec.model.registered_name)
 
-    def _append(self, release: str, action: Action, phase: Phase, entry: Entry | None = None) -> None:
+    def _forget(self) -> None:
+        """Empty ledger and evidence, so that the thousandth release costs what the first does; who is who stays."""
+        execute = self.parts.workspace.warehouse.execute
+        with suppress(TableMissing):
+            execute(f"DELETE FROM {quoted(self.spec.ledger_table)}")
+            execute(f"DELETE FROM {quoted(self.spec.evidence_table)} WHERE kind NOT IN ('mapping', 'tracer')")
+
+    def _take_settings(self, now: EndpointState) -> None:
+        """Take away what the next deployment is to give the endpoint again."""
+        serving = self.parts.workspace.client.serving_endpoints
+        serving.patch(self.name, delete_tags=list(self.spec.endpoint.tags))
+        gateway = serving.get(self.name).ai_gateway
+        serving.put_ai_gateway(self.name, inference_table_config=gateway and gateway.inference_table_config)
+        serving.set_permissions(now.id, access_control_list=[])
+
+    def _append(self, release: str, entry: Entry) -> None:
         self.parts.ledger.append(
             self.parts.ledger.read(),
             release=release,
             actor="stagehand",
-            action=action,
-            phase=phase,
-            before=entry.before if entry else None,
-            after=entry.after if entry else None,
-            config_version=entry.config_version if entry else 0,
-            reason=entry.reason if entry else "",
+            action=entry.action,
+            phase=entry.phase,
+            before=entry.before,
+            after=entry.after,
+            config_version=entry.config_version,
+            reason=entry.reason,
         )
 
     def _play_through(self) -> dict[str, tuple[Sight, str | None, tuple[Entry, ...]]]:
@@ -225,10 +257,7 @@ class Scene:
         assert sight.endpoint is not None
         registry, endpoint, release = self.parts.registry, self.parts.endpoint, self.new_release()
         self.settle()
-        last = current_release(self.parts.ledger.read())
-        if last is not None and last.stage is not Stage.ROLLED_BACK:
-            # As if the release before had been taken back: what comes is another story.
-            self._append(last.release, Action.ROLL_BACK, Phase.DONE)
+        self._forget()
         now = endpoint.read()
         assert now is not None
         # As deployed: the names stay, and what the service adds to an entity is not sent back.
@@ -242,12 +271,14 @@ class Scene:
         else:
             registry.set_alias(CHALLENGER_ALIAS, challenger_alias)
         registry.tag(CHALLENGER, {TAG_STATUS: "", TAG_REASON: "", TAG_RELEASE: ""})
+        if stage == "registered":
+            self._take_settings(now)
         latest = self.parts.payload.latest()
         for row in rows:
             after = dict(row.after)
             if "table_version" in after:
                 after["table_version"] = latest.version if latest else 0
-            self._append(release, row.action, row.phase, replace(row, after=after))
+            self._append(release, replace(row, after=after))
         state = self.state(release)
         if state is not None:
             send_tracers(self.parts, self.spec, state)

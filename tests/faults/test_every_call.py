@@ -9,32 +9,35 @@ from typing import Any
 
 import pytest
 
-from tests.faults.faults import Fault
+from tests.faults.faults import OF_READS, Fault
 from tests.faults.release_walk import BACK_FROM_BAKE, BACK_FROM_RAMP, FIRST, FORWARD, Transition, Walk
 from tests.faults.report import PROPERTY, as_json
 from tests.faults.scene import Scene
 
 pytestmark = pytest.mark.timeout(1800)
 Record = Callable[[str, Any], None]
-#: Faults of `make test-all`; the others take the clients' own tries and time-outs, and go with `make test-faults`.
-IN_TEST_ALL = (Fault.UPDATE_FAILED,)
+
+
+#: Faults of `make test-all`, at the calls that write; the others, and those of reads, go with `make test-faults`.
+IN_TEST_ALL = (Fault.KILL_AFTER, Fault.UPDATE_FAILED)
 
 
 def faults(*left_out: Fault) -> list[Any]:
-    """Every fault, each with the mark of the suite that it belongs to."""
+    """Every fault at the calls that write and at those that read, with the mark of the suite that it belongs to."""
+    met = [(fault, True) for fault in Fault] + [(fault, False) for fault in sorted(OF_READS)]
     return [
         pytest.param(
             fault,
-            id=fault.name.lower(),
-            marks=pytest.mark.slow if fault in IN_TEST_ALL else pytest.mark.exhaustive,
+            writes,
+            id=f"{fault.name.lower()}-{'writes' if writes else 'reads'}",
+            marks=pytest.mark.slow if writes and fault in IN_TEST_ALL else pytest.mark.exhaustive,
         )
-        for fault in Fault
+        for fault, writes in met
         if fault not in left_out
     ]
 
 
-def survives(scene: Scene, fault: Fault, transitions: tuple[Transition, ...], record: Record) -> None:
-    walk = Walk(scene, fault)
+def survives(walk: Walk, transitions: tuple[Transition, ...], record: Record) -> None:
     try:
         walk.over(*transitions)
     finally:
@@ -49,24 +52,26 @@ def survives(scene: Scene, fault: Fault, transitions: tuple[Transition, ...], re
     assert met == {transition.name for transition in transitions}, "a transition met no fault at all"
 
 
-@pytest.mark.parametrize("fault", faults())
-def test_a_release_goes_on(fault: Fault, scene: Scene, record_property: Record) -> None:
-    survives(scene, fault, FORWARD, record_property)
+@pytest.mark.parametrize(("fault", "writes"), faults())
+def test_a_release_goes_on(fault: Fault, writes: bool, scene: Scene, record_property: Record) -> None:
+    survives(Walk(scene, fault, writes), FORWARD, record_property)
 
 
-@pytest.mark.parametrize("fault", faults())
+@pytest.mark.parametrize(("fault", "writes"), faults())
 @pytest.mark.parametrize("transition", [BACK_FROM_RAMP, BACK_FROM_BAKE], ids=["ramp", "bake"])
 def test_a_rollback_comes_to_its_end(
-    fault: Fault, transition: Transition, scene: Scene, record_property: Record
+    fault: Fault, writes: bool, transition: Transition, scene: Scene, record_property: Record
 ) -> None:
-    survives(scene, fault, (transition,), record_property)
+    survives(Walk(scene, fault, writes), (transition,), record_property)
 
 
-@pytest.mark.parametrize("fault", faults(Fault.UPDATE_FAILED))
-def test_a_first_release_goes_on_and_back(fault: Fault, first_scene: Scene, record_property: Record) -> None:
-    survives(first_scene, fault, FIRST, record_property)
+@pytest.mark.parametrize(("fault", "writes"), faults(Fault.UPDATE_FAILED))
+def test_a_first_release_goes_on_and_back(
+    fault: Fault, writes: bool, first_scene: Scene, record_property: Record
+) -> None:
+    survives(Walk(first_scene, fault, writes), FIRST, record_property)
 
 
 @pytest.mark.slow
 def test_a_first_release_whose_update_fails_leaves_nothing(first_scene: Scene, record_property: Record) -> None:
-    survives(first_scene, Fault.UPDATE_FAILED, FIRST[:1], record_property)
+    survives(Walk(first_scene, Fault.UPDATE_FAILED, True), FIRST[:1], record_property)

@@ -5,7 +5,7 @@ import time
 
 import requests
 
-PAUSE_SECONDS = 0.06
+PAUSE_SECONDS = 0.15
 
 
 class User:

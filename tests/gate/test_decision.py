@@ -217,6 +217,21 @@ def test_a_first_release_is_held_against_its_bounds(
     assert verdict.metrics[1].bound is None
 
 
+def test_rows_whose_time_is_not_complete_are_told_apart_where_all_together_look_too_bad(
+    make_spec, make_signals, observe
+):
+    spec = make_spec(BOUNDED)
+    rows = [
+        observe((0, 0), (600, 4), bucket=0.0, watermark=1200.0),
+        observe((0, 0), (100, 60), bucket=1200.0, watermark=1200.0),
+    ]
+    state = fold(rows, [], spec.gate, buckets=every(spec.gate))
+    verdict = decide_first_release(state, make_signals(**FIRST), spec)
+    assert verdict.action is Action.PROMOTE
+    words = "errors is 9.14 % of 700 challenger requests, shown to be below 5 % by the 600 whose time is complete"
+    assert words in verdict.sentence
+
+
 def test_a_first_release_without_bounds_is_promoted_and_says_that_nothing_was_proven(make_spec, make_signals, state_of):
     spec = make_spec()
     verdict = decide_first_release(state_of(spec), make_signals(**FIRST), spec)

@@ -1,8 +1,10 @@
 """A workspace that keeps processes warm, and on it one ground for all histories of this process."""
 
+import sys
 import time
 from collections.abc import Iterator
 
+import databricks.sdk.config
 import pytest
 
 from tests.conftest import RunningWorkspace
@@ -29,6 +31,13 @@ def environment(
     """This process speaks with the warm workspace, and waits for it in a hurry."""
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds / HURRY))
+    # Every one of MLflow's calls would ask again what the host is.
+    ask = databricks.sdk.config.get_host_metadata
+    known = ask(warm_workspace.url)
+    monkeypatch.setattr(databricks.sdk.config, "get_host_metadata", lambda host, **options: known)
+    # A module of Databricks' notebooks, for which each of them would look through all folders of packages.
+    monkeypatch.setitem(sys.modules, "dbruntime", None)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # and then through the environment for a proxy
     monkeypatch.setenv("DATABRICKS_HOST", warm_workspace.url)
     monkeypatch.setenv("DATABRICKS_TOKEN", warm_workspace.token)
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path_factory.getbasetemp() / "no-databrickscfg"))

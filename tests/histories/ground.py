@@ -136,7 +136,7 @@ class Ground:
         urls = [f"{base}/invocations"] + [f"{base}/served-models/{name}/invocations" for name in serving] * count
         body = {"input": [{"role": "user", "content": text}]}
         found = [self._http.post(url, json=body, timeout=WAIT_SECONDS).status_code for url in urls]
-        wait_for(lambda: self._rows() >= before + len(urls))
+        wait_for(lambda: self._rows() >= before + len(urls), pause_seconds=0.15)
         return found
 
     def _rows(self) -> int:
@@ -169,9 +169,9 @@ class Ground:
             mlflow.register_model(runs[config].model_uri, self._spec.model.registered_name)
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
+def wait_for(condition: Callable[[], Any], *, pause_seconds: float = 0.06) -> None:
     """Wait for a condition to come true; fails after a long time without."""
     deadline, pause = time.monotonic() + WAIT_SECONDS, threading.Event()  # sleep is in a hurry here
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
-        pause.wait(0.06)
+        pause.wait(pause_seconds)

@@ -37,6 +37,7 @@ class Histories(RuleBasedStateMachine):
         on_harm=st.sampled_from(["rollback", "rollback", "freeze"]),
         approval=st.sampled_from(["none", "none", "required"]),
         windows=st.sampled_from([(), (), ("daily 08:00-18:00",)]),
+        steps=st.sampled_from([(50,), (50,), (40, 70)]),
         onward=st.booleans(),
     )
     def begin(self, onward: bool, **drawn: Any) -> None:

@@ -51,7 +51,7 @@ class Play:
     @classmethod
     def begin(cls, ground: Ground, wire: Wire, killer: Killer, *, served: bool, **rules: Any) -> "Play":
         """A history under the YAML's ``rules`` of ramp and promotion, with or without a champion that is served."""
-        ramp: dict[str, Any] = {key: rules.pop(key) for key in ("second_release", "on_harm") if key in rules}
+        ramp: dict[str, Any] = {key: rules.pop(key) for key in ("second_release", "on_harm", "steps") if key in rules}
         with wire.by_hand():
             clock = ground.reset(served=served)
         wire.begin()

@@ -7,14 +7,16 @@ from typing import Any
 from release_pipeline.assets.canary_traffic import look, take_step
 from release_pipeline.assets.deployed_endpoint import prove_challenger, send_tracers, served_entity
 from release_pipeline.assets.promoted_alias import promote as promote_asset
-from release_pipeline.automation.next_run import next_run, resume_run
+from release_pipeline.automation.next_run import NextRun, next_run, open_run, watched
 from release_pipeline.errors import Queued, WorkspaceError
 from release_pipeline.gate.verdict import HoldReason
 from release_pipeline.operate.release_commands import promote_release, roll_back
 from release_pipeline.operate.session import Session
 from release_pipeline.rollout.approval import approve
 from release_pipeline.rollout.mending import mend
+from release_pipeline.rollout.open_move import close
 from release_pipeline.rollout.parts import Parts, connect_parts
+from release_pipeline.rollout.rolling_back import has_traffic
 from release_pipeline.rollout.state import Stage, current_release, paused, queued
 from release_pipeline.spec import ReleaseSpec
 from tests.pipeline.conftest import TurnedClock
@@ -89,22 +91,25 @@ class Runs:
         entries = parts.ledger.read()
         state = current_release(entries)
         if state is None or not state.active:
+            if state is not None and state.stage is Stage.ROLLED_BACK and has_traffic(state, parts.endpoint.read()):
+                self.rollback(state.release, state.reason)
+                return f"ran roll_back again: {state.reason}"
             waiting = queued(entries)
             if not waiting or paused(entries) is not None:
                 return f"idle: {'paused' if waiting else 'nothing to do'}"
             return f"from the queue: {self.release(waiting[0])}"
+        seen = parts.observer.look(state.release, entries=entries) if watched(state) else None
+        verdict = seen.verdict if seen else None
+        if seen and seen.verdict.reason == HoldReason.FROZEN and state.frozen is None:
+            parts.events.freeze(state.release, seen.judged.sentence, seen.evidence_digest)
         if state.open_intent is not None:
-            wanted = resume_run(state.open_intent)
+            wanted: NextRun | None = open_run(state, verdict)[0]
         else:
-            seen = None
-            if state.stage in (Stage.DEPLOYED, Stage.RAMPING, Stage.PROMOTED):
-                seen = parts.observer.look(state.release, entries=entries)
-            if seen and seen.verdict.reason == HoldReason.FROZEN and state.frozen is None:
-                parts.events.freeze(state.release, seen.judged.sentence, seen.evidence_digest)
-            found, sentence = next_run(state, seen.verdict if seen else None, self.spec, self.clock.now())
-            if found is None:
-                return f"holds: {sentence}"
-            wanted = found
+            wanted, sentence = next_run(state, verdict, self.spec, self.clock.now())
+        if wanted is None:
+            return f"holds: {sentence}"
+        if seen and seen.not_finished and close(parts.rollout, state, seen.not_finished):
+            return f"ran close: {seen.not_finished}"
         jobs: dict[str, Callable[..., Any]] = {
             "canary_step": self.canary_step,
             "promote": self.promote,

@@ -10,9 +10,15 @@ from tests.pipeline.killer import Killer, Kills
 MOST_WRITES = 12
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("deed", "hand"), [("start", "weights"), ("tick", "touch"), ("override", "weights")])
+@pytest.mark.parametrize(
+    ("deed", "hand"),
+    [
+        pytest.param("start", "weights", marks=pytest.mark.slow),
+        pytest.param("tick", "touch", marks=pytest.mark.exhaustive),
+        pytest.param("override", "weights", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_what_was_begun_is_not_finished_over_a_change_that_came_in_between(
     deed: Deed, hand: Hand, ground: Ground, wire: Wire, killer: Killer
 ) -> None:

@@ -12,12 +12,13 @@ from tests.histories.play import Play
 from tests.histories.wire import Wire
 from tests.pipeline.killer import Killer
 
-#: Histories of `make test-faults`, over all parts, which can be played side by side.
+#: Histories over all parts, which can be played side by side.
 HISTORIES = int(os.environ.get("HISTORIES", "504"))
 SEED = int(os.environ.get("HISTORIES_SEED", "20261121"))
-PARTS = 4
+PARTS = 12
+#: So many parts are played in `make test-all`, the others in `make test-faults`.
+IN_TEST_ALL = 1
 STEPS = 7
-QUICK = 5
 
 
 def played(ground: Ground, wire: Wire, killer: Killer, histories: int, number: int) -> list[Play]:
@@ -40,17 +41,19 @@ def played(ground: Ground, wire: Wire, killer: Killer, histories: int, number: i
     return OnThisGround.played
 
 
-@pytest.mark.slow
-def test_a_few_histories(ground: Ground, wire: Wire, killer: Killer) -> None:
-    assert len(played(ground, wire, killer, QUICK, SEED)) >= QUICK
-
-
-@pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, marks=pytest.mark.slow if part < IN_TEST_ALL else pytest.mark.exhaustive)
+        for part in range(PARTS)
+    ],
+)
 def test_histories(part: int, ground: Ground, wire: Wire, killer: Killer) -> None:
     plays = played(ground, wire, killer, HISTORIES // PARTS, SEED + 1 + part)
     assert len(plays) >= HISTORIES // PARTS
     told = "\n".join(line for play in plays for line in play.told)
-    for what in (": killed", "by hand: weights", "is rolled back", "ran promote", "ran finish_"):
-        assert what in told, f"nothing of the kind happened: {what}"
+    # A part may lack one kind by chance.
+    kinds = (": killed", "by hand: weights", "is rolled back", "ran promote", "ran finish_")
+    missing = [what for what in kinds if what not in told]
+    assert len(missing) <= 1, f"nothing of these kinds happened: {missing}"

@@ -5,7 +5,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlflow
 import pandas as pd
@@ -25,6 +25,9 @@ from mlflow.models import infer_signature
 
 from tests.conftest import RunningWorkspace
 
+if TYPE_CHECKING:
+    from tests.local_workspace.agents_that_read import Person
+
 T = TypeVar("T")
 
 MODELS = Path(__file__).parent / "models"
@@ -32,11 +35,15 @@ AGENT, CHAT, PLAIN, BAD = "main.default.echo", "main.default.chat", "main.defaul
 
 
 def register(file: str, name: str, **options: Any) -> str:
-    """Log a model from its code and register it; the version."""
+    """Log a model from its code and register it; the version.
+
+    With its requirements said, unless a test says others: mlflow would load the model once more to find them out.
+    """
     mlflow.set_experiment("/Shared/serving")
     with mlflow.start_run(), warnings.catch_warnings():
         # mlflow would rather have type hints, which a model of tables cannot give.
         warnings.simplefilter("ignore", UserWarning)
+        options = {"pip_requirements": ["mlflow"]} | options
         info = mlflow.pyfunc.log_model(name="model", python_model=MODELS / file, **options)
     return str(mlflow.register_model(info.model_uri, name).version)
 
@@ -132,6 +139,25 @@ def said(answer: dict[str, Any]) -> str:
     return str(answer["output"][0]["content"][0]["text"])
 
 
+@pytest.fixture(scope="session")
+def reader(workspace: RunningWorkspace) -> None:
+    """The versions of an agent that reads tables, by itself and on behalf of its users, and its tables."""
+    from tests.local_workspace.agents_that_read import register_reader
+
+    register_reader()
+
+
+@pytest.fixture
+def person(workspace: RunningWorkspace, client: WorkspaceClient) -> Iterator["Person"]:
+    """Somebody to whom nothing was granted."""
+    from tests.local_workspace.agents_that_read import Person
+
+    made = Person(workspace, client)
+    yield made
+    if made.id in [each.id for each in client.users_v2.list()]:
+        client.users_v2.delete(made.id)
+
+
 @pytest.fixture
 def endpoint_name(client: WorkspaceClient, models: None) -> Iterator[str]:
     """The name of an endpoint of this test, which is deleted after it."""
@@ -160,18 +186,19 @@ def shared_endpoint(workspace: RunningWorkspace, models: None) -> Iterator[Calla
 
 
 def scoring_processes(workspace: RunningWorkspace) -> set[int]:
-    """Process ids of the server's scoring processes."""
-    found: set[int] = set()
+    """Process ids of the server's scoring processes, started on their own or forked."""
+    commands, parents = dict[int, bytes](), dict[int, int]()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                command = (folder / "cmdline").read_bytes()
+                parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                commands[int(folder.name)] = (folder / "cmdline").read_bytes()
             except (OSError, IndexError):
                 continue
-            if parent == workspace.process.pid and b"serving.worker" in command:
-                found.add(int(folder.name))
-    return found
+    own = {pid for pid in commands if parents[pid] == workspace.process.pid}
+    forking = {pid for pid in own if b"serving.fork_server" in commands[pid]}
+    started = {pid for pid in own if b"serving.worker" in commands[pid]}
+    return started | {pid for pid in commands if parents[pid] in forking}
 
 
 def is_running(pid: int) -> bool:

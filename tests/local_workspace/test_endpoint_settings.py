@@ -9,6 +9,7 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import InvalidParameterValue, ResourceDoesNotExist
 from databricks.sdk.service.serving import (
     AiGatewayRateLimit,
+    AiGatewayRateLimitKey,
     AiGatewayRateLimitRenewalPeriod,
     EndpointTag,
     ServingEndpointAccessControlRequest,
@@ -16,6 +17,7 @@ from databricks.sdk.service.serving import (
 )
 
 from tests.conftest import RunningWorkspace
+from tests.local_workspace.agents_that_read import Person
 from tests.local_workspace.conftest import create, entity, raw_entity, say, start_creating, traffic
 
 
@@ -56,6 +58,22 @@ def test_rate_limit(workspace: RunningWorkspace, client: WorkspaceClient, endpoi
     ]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[2].json()["error_code"] == "REQUEST_LIMIT_EXCEEDED"
+
+
+def test_rate_limits_of_users_and_of_one_of_them(client: WorkspaceClient, person: Person, endpoint_name: str) -> None:
+    create(client, endpoint_name, entity("a"))
+    person.may_query(endpoint_name)
+    minute = AiGatewayRateLimitRenewalPeriod.MINUTE
+    each = AiGatewayRateLimit(calls=3, renewal_period=minute, key=AiGatewayRateLimitKey.USER)
+    named = AiGatewayRateLimit(calls=1, renewal_period=minute, key=AiGatewayRateLimitKey.USER, principal=person.name)
+    client.serving_endpoints.put_ai_gateway(endpoint_name, rate_limits=[each, named])
+    assert [person.asks(endpoint_name, "hello").status_code for _ in range(3)] == [200, 429, 429]
+    # Another has a count of the other's own, and what was refused was counted by nobody.
+    invoke = f"/serving-endpoints/{endpoint_name}/invocations"
+    for _ in range(3):
+        assert client.api_client.do("POST", invoke, body=say("hello"))["output"]
+    client.serving_endpoints.put_ai_gateway(endpoint_name, rate_limits=[each])
+    assert [person.asks(endpoint_name, "hello").status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
 def test_permissions_go_by_id(client: WorkspaceClient, endpoint_name: str) -> None:

@@ -282,6 +282,9 @@ def test_a_process_that_dies_is_started_again(client: WorkspaceClient, endpoint_
     assert (answer.status_code, answer.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE")
     state = client.serving_endpoints.get(endpoint_name)
     assert said(invoke(client, endpoint_name)) == "echo: hello"  # it waits for the new process
+    metrics = client.serving_endpoints.export_metrics(endpoint_name).contents.read().decode()
+    counts = {line.split("{")[0]: line.split()[-1] for line in metrics.splitlines() if line.startswith("request_")}
+    assert int(counts["request_5xx_count_total"]) == int(counts["request_count_total"]) - 1 > 0
     assert "ended with code 7" in client.serving_endpoints.build_logs(endpoint_name, "a").logs
     if state.config.served_entities[0].state.deployment.value == "DEPLOYMENT_RECOVERING":
         assert state.state.ready.value == "NOT_READY"

@@ -169,7 +169,8 @@ def test_statuses_that_are_not_logged(tmp_path: Path, engine: SqlEngine) -> None
     endpoint.counters["a"] = RequestCounters()
     endpoint.log = open_log(tmp_path, engine)
     for status in (200, 400):
-        Exchange(endpoint, served, settings, b"{}", "application/json", str(status), NOW, 0.0).finish(status, b"{}")
+        exchange = Exchange(endpoint, served, settings, b"{}", "application/json", str(status), NOW, 0.0, "me")
+        exchange.finish(status, b"{}")
     endpoint.log.flush(time.time())
     endpoint.log.close()
     assert ids(engine) == ["200"]

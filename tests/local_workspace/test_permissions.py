@@ -22,7 +22,7 @@ def model(workspace: RunningWorkspace) -> str:
 
 def test_catalogs_and_schemas_are_found(client: WorkspaceClient) -> None:
     assert client.catalogs.get("main").name == "main"
-    assert [catalog.name for catalog in client.catalogs.list()] == ["main"]
+    assert [catalog.name for catalog in client.catalogs.list()] == ["main", "system"]
     assert client.schemas.get("main.default").catalog_name == "main"
     assert "main.default" in [schema.full_name for schema in client.schemas.list("main")]
 

@@ -111,7 +111,9 @@ def test_a_models_exception_is_a_bad_request_without_traceback_or_token(
     log = client.serving_endpoints.logs(shared_endpoint(AGENT), "only").logs
     assert "Traceback" in log
     assert "Traceback" not in answer.text
+    assert "[REDACTED]" in answer.text
     assert workspace.token not in answer.text + log
+    assert "dapi" not in answer.text + log
 
 
 def test_input_that_does_not_fit_the_schema_is_refused(workspace: RunningWorkspace, shared_endpoint: Shared) -> None:
@@ -151,15 +153,22 @@ def test_events_arrive_while_the_model_still_works(
     assert list(arriving)[-1] == "[DONE]"
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("break", "TimeoutError: the tool did not answer"),
+        ("unfinished", "NotImplementedError: the tool is not written"),
+    ],
+)
 def test_an_error_after_the_stream_began_is_its_last_event(
-    workspace: RunningWorkspace, shared_endpoint: Shared
+    word: str, message: str, workspace: RunningWorkspace, shared_endpoint: Shared
 ) -> None:
-    response = ask(workspace, shared_endpoint(AGENT), say("one break two", stream=True), stream=True)
+    response = ask(workspace, shared_endpoint(AGENT), say(f"one {word} two", stream=True), stream=True)
     *_, one, failure, done = list(events(response))
     assert (response.status_code, one["delta"], done) == (200, " one", "[DONE]")
     assert failure["databricks_output"]["error"] == {
         "error_code": "BAD_REQUEST",
-        "message": "TimeoutError: the tool did not answer",
+        "message": message,
     }
 
 

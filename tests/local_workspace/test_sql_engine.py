@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from release_pipeline.local_workspace.sql.engine import Cancellation, SqlEngine
+from release_pipeline.local_workspace.sql.cancellation import Cancellation
+from release_pipeline.local_workspace.sql.engine import SqlEngine
 from release_pipeline.local_workspace.sql.failures import SqlFailure
 from release_pipeline.local_workspace.sql.names import Session
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from databricks.sdk import WorkspaceClient
+from databricks.sdk.service.catalog import PermissionsChange, Privilege
 
 from release_pipeline.cli import main
 from release_pipeline.operate.history import history, serving
@@ -81,7 +82,7 @@ def test_history_tells_what_really_served(operate: Make, me: str) -> None:
     release = operated.on_its_ramp()
     for words in (
         (),
-        ("promote", operated.name, "--override", "hotfix"),
+        ("promote", operated.name, "--release", release, "--override", "hotfix"),
         ("rollback", operated.name, "--reason", "no"),
     ):
         if words:
@@ -124,7 +125,9 @@ def test_a_promotion_needs_the_gate_and_an_override_is_recorded(ramping: tuple[O
     assert f"the gate has not passed release {release}" in refused.stderr
     assert operated.world().shares == {"1": 75, "2": 25}
     assert operated.run("promote", operated.name, "--override", " ").exit_code == 2
-    told = operated.json("promote", operated.name, "--override", "incident 12")
+    unnamed = operated.run("promote", operated.name, "--override", "incident 12")
+    assert (unnamed.exit_code, f"--release {release}: version 2, ramping at 25 %" in unnamed.stderr) == (1, True)
+    told = operated.json("promote", operated.name, "--release", release, "--override", "incident 12")
     assert (told["changed"], told["override"], told["state"]["stage"]) == (True, True, "promoted")
     assert operated.world().alias == "2"
     row = operated.entries()[-1]
@@ -155,7 +158,7 @@ def killed_rollback(operated: Operated, release: str) -> None:
 def test_nothing_goes_over_a_rollback_that_is_open(ramping: tuple[Operated, str]) -> None:
     operated, release = ramping
     killed_rollback(operated, release)
-    for options in ((), ("--override", "I know better")):
+    for options in ((), ("--override", "I know better", "--release", release)):
         refused = operated.run("promote", operated.name, *options)
         assert refused.exit_code == 1
         assert operated.world().shares == {"1": 75, "2": 25}
@@ -175,19 +178,44 @@ def test_a_rollback_that_somebody_else_began_is_finished(operate: Make) -> None:
 
 def test_an_approval_is_in_the_ledger_and_on_the_version(ramping: tuple[Operated, str], me: str) -> None:
     operated, release = ramping
-    told = operated.json("approve", operated.name, "--reason", "looked at the answers")
+    unnamed = operated.run("approve", operated.name, "--reason", "looked at the answers")
+    assert (unnamed.exit_code, "approve takes --release" in unnamed.stderr) == (1, True)
+    assert operated.state(release).approved is None
+    told = operated.json("approve", operated.name, "--release", release, "--reason", "looked at the answers")
     assert (told["changed"], told["approved_by"], told["tagged"]) == (True, me, True)
     assert operated.state(release).approved is not None
     tags = tags_of(operated, "2")
     assert (tags["approval"], tags["approval_by"]) == ("approved", me)
-    again = operated.run("approve", operated.name)
+    again = operated.run("approve", operated.name, "--release", release)
     assert (again.exit_code, "was approved already" in again.stdout) == (0, True)
     assert "Nobody waits for it" in again.stdout, "the YAML asks for no approval"
     assert sum(row.action is Action.APPROVE and row.release == release for row in operated.entries()) == 1
-    assert operated.run("promote", operated.name, "--override", "now").exit_code == 0
-    late = operated.run("approve", operated.name)
+    assert operated.run("promote", operated.name, "--release", release, "--override", "now").exit_code == 0
+    late = operated.run("approve", operated.name, "--release", release)
     assert late.exit_code == 1
     assert "only one on its ramp" in late.stderr
+
+
+def test_an_approval_is_that_of_whose_token_it_is(
+    ramping: tuple[Operated, str], client: WorkspaceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operated, release = ramping
+    robot = client.service_principals_v2.create(display_name="approver")
+    token = client.token_management.create_obo_token(str(robot.application_id)).token_value
+    change = PermissionsChange(principal=str(robot.application_id), add=[Privilege.ALL_PRIVILEGES])
+    client.grants.update("CATALOG", "main", changes=[change])
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("DATABRICKS_TOKEN", str(token))
+            told = operated.json("approve", operated.name, "--release", release)
+        assert told["approved_by"] == f"user:{robot.application_id}"
+        approved = operated.state(release).approved
+        assert approved is not None
+        assert approved.actor == f"user:{robot.application_id}"
+    finally:
+        revoke = PermissionsChange(principal=str(robot.application_id), remove=[Privilege.ALL_PRIVILEGES])
+        client.grants.update("CATALOG", "main", changes=[revoke])
+        client.service_principals_v2.delete(str(robot.id))
 
 
 def test_a_model_is_paused_once_until_it_is_not(operate: Make, me: str) -> None:
@@ -243,7 +271,7 @@ def test_a_model_is_found_by_its_name_and_a_mistake_is_a_sentence(operate: Make,
     unknown = operated.run("pause", "nobody", "--reason", "x")
     assert unknown.exit_code == 2
     assert operated.name in unknown.stderr
-    assert "python_docs_agent" in unknown.stderr, "the ones that ship are there, too"
+    assert "python_docs_agent" not in unknown.stderr, "what ships is for folders that have no release"
     file = tmp_path / operated.name / "defs.yaml"
     other = operated.run("pause", "nobody", "--reason", "x", "--spec", str(file))
     assert (other.exit_code, f"release of {operated.name}, not of nobody" in other.stderr) == (2, True)

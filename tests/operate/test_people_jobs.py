@@ -116,10 +116,11 @@ def test_a_run_in_a_process_of_its_own_finds_the_other_models(make_model: Callab
         assert said.reason == "incident 13"
 
 
-def test_an_approval_names_who_gave_it_and_refuses_what_has_ended(ramping: tuple[Operated, str]) -> None:
+def test_an_approval_names_who_gave_it_and_refuses_what_has_ended(
+    ramping: tuple[Operated, str], instance: dg.DagsterInstance
+) -> None:
     operated, release = ramping
     model = operated.model
-    instance = dg.DagsterInstance.ephemeral()
     instance.add_dynamic_partitions(f"{model.spec.name}_releases", [release, "20990101-000000"])
 
     def approve(key: str, **options: Any) -> dg.ExecuteInProcessResult:

@@ -55,6 +55,7 @@ class Checkpoint:
         """Make endpoint, aliases and ledger say the same of a new release; its key."""
         release, parts = model.release(), model.parts("stagehand")
         assert self.world.endpoint is not None
+        parts.endpoint.wait(timeout_seconds=60, progress=model.said.append)  # for what the test before asked last
         parts.endpoint.update(self.world.endpoint.entities, self.world.endpoint.routes)
         parts.endpoint.wait(timeout_seconds=60, progress=model.said.append)
         for alias, version in (("champion", self.world.alias), ("challenger", self.world.challenger_alias)):

@@ -112,6 +112,7 @@ def test_a_source_that_is_no_model_is_a_sentence_and_leaves_no_finished_run(
     ("config", "words"),
     [
         ("raising", "predict raised ValueError: cannot answer about question"),
+        ("unwritten_stream", "predict_stream raised NotImplementedError: the tool did not answer"),
         ("open_stream", "the stream ended with response.output_text.delta, not with response.output_item.done"),
     ],
 )
@@ -132,7 +133,7 @@ def test_a_model_that_does_not_load_in_the_clean_environment_is_a_sentence(
     logged: Callable[[str], tracking.ReleaseRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = logged("unloadable")
-    monkeypatch.delenv("DATABRICKS_CONFIG_FILE")
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
     with pytest.raises(ModelInvalid) as raised:
         predict_examples(run.model_uri, [], PredeployPart(environment="local"), experiment_id=run.experiment_id)
     assert "in the clean environment (local) the model does not load" in str(raised.value)
@@ -207,8 +208,9 @@ def test_a_champion_that_does_not_serve_everything_is_a_sentence(deployed: tuple
     model.parts().ledger.append(
         parts.ledger.read(), release=release, actor="test", action=Action.DEPLOY, phase=Phase.FAILED
     )
+    version = model.register("second")  # one that no test before has rejected
     with pytest.raises(NotAllowed, match=r"alias champion of .* names version 2, but endpoint .* routes"):
-        model.deploy(model.release(), "2")
+        model.deploy(model.release(), version)
 
 
 def test_a_warehouse_that_errors_is_a_sentence(

@@ -1,13 +1,18 @@
 """A wrong field of the YAML is a sentence: the file, the field, the value, and what is allowed."""
 
 import math
+from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._utils.schedules import cron_string_iterator
 
 from release_pipeline.errors import SpecError
+from release_pipeline.rollout.verified_write import OWNER_TAG
 from release_pipeline.spec import parse_spec
+from release_pipeline.spec_cron import next_times
 from tests.pipeline.conftest import MODELS, attributes
 
 YAML = MODELS / "defs.yaml"
@@ -18,22 +23,62 @@ def metric(**fields: Any) -> dict[str, Any]:
     return {"gate": {"metrics": [{"name": "a", "kind": "errors", **fields}]}}
 
 
+def limit(**fields: Any) -> dict[str, Any]:
+    """A release whose endpoint has one rate limit."""
+    return {"endpoint": {"rate_limits": [{"calls": 10, **fields}]}}
+
+
+def permission(**fields: Any) -> dict[str, Any]:
+    """A release whose endpoint gives one permission."""
+    return {"endpoint": {"permissions": [{"level": "CAN_QUERY", **fields}]}}
+
+
 WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("name", {"name": "my model"}, ("`name`", "'my model'", "letters, digits and underscores")),
-    ("name missing", {"name": None}, ("`name`", "string")),
+    ("name missing", {"name": None}, ("`name`", "text")),
     ("two levels", {"model": {"registered_name": "default.m"}}, ("registered_name", "default.m", "catalog.schema")),
     ("hyphen", {"model": {"registered_name": "main.default.my-m"}}, ("registered_name", "my-m", "underscores")),
     ("no file", {"model": {"source": "nowhere.py"}}, ("model.source", "nowhere.py", "does not exist", str(MODELS))),
     ("no config", {"model": {"config": "none.yaml"}}, ("model.config", "none.yaml", "does not exist")),
     ("no code", {"model": {"code_paths": ["lib"]}}, ("model.code_paths.0", "lib", "does not exist")),
     ("no dataset", {"evaluation": {"dataset": "e.jsonl"}}, ("evaluation.dataset", "e.jsonl", "does not exist")),
+    ("scorers alike", {"evaluation": {"scorers": ["a.py:good", "b.py:good"]}}, ("evaluation.scorers", "named good")),
+    (
+        "threshold of none",
+        {"evaluation": {"thresholds": {"answred": 0.9}}},
+        ("evaluation", "answred", "none of scorers"),
+    ),
+    (
+        "threshold",
+        {"evaluation": {"thresholds": {"answered": 90}}},
+        ("evaluation", "thresholds.answered is 90", "0 to 1"),
+    ),
     ("resource", {"model": {"resources": [{"type": "disk", "name": "x"}]}}, ("resources.0.type", "'disk'", "table")),
+    ("no calls", {"endpoint": {"rate_limits": [{"calls": 0}]}}, ("rate_limits.0.calls", "0", "greater than")),
+    ("limit of whom", limit(key="user_group"), ("rate_limits.0", "user_group", "name it in `principal`")),
+    ("limit of all", limit(principal="ada@example.com"), ("rate_limits.0", "for everybody", "`principal` out")),
+    (
+        "two limits",
+        {"endpoint": {"rate_limits": [{"calls": 1, "key": "user"}, {"calls": 2, "key": "user"}]}},
+        ("endpoint.rate_limits", "user has two limits"),
+    ),
+    ("nobody", permission(), ("endpoint.permissions.0", "exactly one of")),
+    ("two in one", permission(user="ada@example.com", group="callers"), ("permissions.0", "exactly one of")),
+    ("display name", permission(service_principal="robot"), ("permissions.0", "application id", "'robot'")),
+    ("limit of a name", limit(key="service_principal", principal="robot"), ("rate_limits.0", "application id")),
+    ("level", permission(group="callers", level="CAN_RUN"), ("permissions.0.level", "'CAN_RUN'", "'CAN_QUERY'")),
+    (
+        "two levels",
+        {"endpoint": {"permissions": [{"group": "a", "level": level} for level in ("CAN_VIEW", "CAN_QUERY")]}},
+        ("endpoint.permissions", "a is named twice", "higher level"),
+    ),
+    ("our tag", {"endpoint": {"tags": {OWNER_TAG: "x"}}}, ("endpoint.tags", OWNER_TAG, "take it out")),
     ("unknown field", {"ramps": {}}, ("`ramps`", "not known", "remove it")),
     ("unknown inner", {"ramp": {"step": [5]}}, ("`ramp.step`", "not known")),
     ("empty ramp", {"ramp": {"steps": []}}, ("ramp.steps", "at least one step")),
     ("ramp to 100", {"ramp": {"steps": [50, 100]}}, ("ramp.steps", "[50, 100]", "1 to 99")),
     ("ramp falls", {"ramp": {"steps": [50, 25]}}, ("ramp.steps", "[50, 25]", "rise")),
-    ("ramp text", {"ramp": {"steps": ["half"]}}, ("ramp.steps.0", "'half'", "integer")),
+    ("ramp text", {"ramp": {"steps": ["half"]}}, ("ramp.steps.0", "'half'", "whole number")),
     ("short step", {"ramp": {"min_step_seconds": -1}}, ("ramp.min_step_seconds", "-1", "greater than or equal to 0")),
     ("deadline", {"ramp": {"deadline_hours": 0}}, ("ramp.deadline_hours", "0", "greater than 0")),
     ("alpha", {"gate": {"alpha": 0.7}}, ("gate.alpha", "0.7", "less than 0.5")),
@@ -114,6 +159,25 @@ WRONG: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         (f"cron {text}", {"promotion": {"schedule": text}}, ("promotion.schedule", f"'{text}'", "cron"))
         for text in ("0 9 * *", "@daily", "*/0 9 * * *", "0 24 * * *", "0 9 0 * *", "0 9 30,31 2 *", "0 9 * * sunday")
     ),
+    *(
+        (
+            f"{schedule} never within {windows}",
+            {"promotion": {"schedule": schedule, "windows": windows, "timezone": "Europe/Berlin"}},
+            (
+                "`promotion`",
+                f"schedule '{schedule}' never falls into windows {', '.join(windows)} (Europe/Berlin)",
+                "its next tries are",
+                f" {clock}, ",
+                "move one of the two",
+            ),
+        )
+        for schedule, windows, clock in (
+            ("0 20 * * *", ["mon-fri 09:00-16:00"], "20:00"),
+            ("0 9 * * 6,7", ["mon-fri 09:00-16:00", "sat 10:00-12:00"], "09:00"),
+            ("0 16 * * 1-5", ["mon-fri 09:00-16:00"], "16:00"),
+            ("30 4 * * mon", ["sat,sun 22:00-04:00"], "04:30"),
+        )
+    ),
     ("sensor", {"automation": {"gate_sensor": "maybe"}}, ("automation.gate_sensor", "'maybe'", "'off'")),
     ("tick", {"automation": {"tick_seconds": 0}}, ("automation.tick_seconds", "0", "equal to 1")),
 ]
@@ -146,6 +210,33 @@ def _merged(parts: dict[str, Any]) -> dict[str, Any]:
 def test_a_cron_expression_that_is_taken_loads_in_dagster(schedule: str) -> None:
     spec = parse_spec(attributes("m", promotion={"schedule": schedule}), file=YAML)
     assert dg.ScheduleDefinition(job_name="j", cron_schedule=schedule).cron_schedule == spec.promotion.schedule
+
+
+@pytest.mark.parametrize(
+    ("schedule", "window"),
+    [
+        ("59 15 * * 5", "mon-fri 09:00-16:00"),
+        ("0 9 1 * *", "mon 09:00-09:01"),
+        ("0 9 31 12 2", "mon 09:00-09:01"),
+        ("0 3 * * mon", "sat,sun 22:00-04:00"),
+        ("*/7 * * * *", "sun 09:06-09:08"),
+        ("0 9 * * 0", "sun 09:00-10:00"),
+    ],
+)
+def test_a_schedule_that_falls_into_a_window_some_day_is_taken(schedule: str, window: str) -> None:
+    promotion = {"schedule": schedule, "windows": [window]}
+    assert parse_spec(attributes("m", promotion=promotion), file=YAML).promotion.schedule == schedule
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["0 9 * * 1-5", "*/15 22-2 1,15 jan-mar 7", "59 23 31 12 SUN,wed", "5/10 0 29 2 fri-mon", "0 9 */2 * 1"],
+)
+def test_the_next_tries_of_a_schedule_are_those_of_dagster(schedule: str) -> None:
+    start = datetime(2026, 2, 27, 8, 59, 30)
+    times = cron_string_iterator(start.replace(tzinfo=UTC).timestamp(), schedule, "UTC")
+    expected = [at.replace(tzinfo=None) for at in islice(times, 40)]
+    assert list(islice(next_times(schedule, start), 40)) == expected
 
 
 def test_every_wrong_field_is_told_at_once() -> None:

@@ -1,6 +1,6 @@
 """The days after a promotion, in the real workspace: guards stay on, and time does not end what nobody watched."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -25,12 +25,6 @@ from tests.pipeline.test_sensor import ask_until, request, sentence, tick
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TOLERANT = {"name": "errors", "kind": "errors", "margin": 0.3}
 SCALE = "scale_to_zero_enabled"
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
 
 
 def look(model: Model, release: str) -> Observed:

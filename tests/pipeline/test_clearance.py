@@ -66,14 +66,26 @@ def test_a_promotion_waits_for_its_approval_and_a_step_does_not(
     held = cleared(PROMOTE, state, spec, Clearance(NOW))
     assert held.reason == HoldReason.AWAITING_APPROVAL
     assert "go-live: approved" in held.sentence
-    assert cleared(PROMOTE, state, spec, Clearance(NOW, "rejected")).reason == HoldReason.AWAITING_APPROVAL
+    assert cleared(PROMOTE, state, spec, Clearance(NOW, "approval=rejected")).reason == HoldReason.AWAITING_APPROVAL
     assert cleared(ADVANCE, state, spec, Clearance(NOW)) is ADVANCE
-    assert cleared(PROMOTE, state, spec, Clearance(NOW, "Approved")) is PROMOTE, "as MLflow deployment jobs write it"
+    assert cleared(PROMOTE, state, spec, Clearance(NOW, "approval=Approved")) is PROMOTE, (
+        "as MLflow deployment jobs write it"
+    )
     by_hand = replace(state, approved=said(Action.APPROVE))
     assert cleared(PROMOTE, by_hand, spec, Clearance(NOW)) is PROMOTE
     assert approval_of(by_hand, Clearance(NOW)) == "user:ada"
-    assert approval_of(state, Clearance(NOW, "Approved")) == "tag Approved"
-    assert approval_of(state, Clearance(NOW, "no")) == ""
+    tagged = approval_of(state, Clearance(NOW, "approval=Approved"))
+    assert tagged == "tag approval=Approved, setter not told by the API"
+    assert approval_of(state, Clearance(NOW, "approval=no")) == ""
+
+
+def test_an_approval_is_asked_for_before_the_window_opens(
+    state: ReleaseState, make_spec: Callable[..., ReleaseSpec]
+) -> None:
+    windows = {"windows": ["mon-thu 09:00-16:00"], "timezone": "America/New_York"}
+    spec = make_spec(promotion={"approval": "required", **windows})
+    assert cleared(PROMOTE, state, spec, Clearance(NOW)).reason == HoldReason.AWAITING_APPROVAL
+    assert cleared(PROMOTE, state, spec, Clearance(NOW, "approval=Approved")).reason == HoldReason.OUTSIDE_WINDOW
 
 
 def test_with_the_policy_to_freeze_harm_holds_and_what_was_frozen_stays_so(

@@ -22,6 +22,18 @@ def load(spec: ReleaseSpec) -> dg.Definitions:
     return build_release(spec, MODELS)
 
 
+def test_a_rollback_takes_no_status_that_would_be_no_quarantine(make_spec: Callable[..., ReleaseSpec]) -> None:
+    job = load(make_spec(name="m")).resolve_job_def("m_rollback")
+
+    def asked(status: str) -> object:
+        return dg.validate_run_config(job, {"ops": {"m_roll_back": {"config": {"reason": "worse", "status": status}}}})
+
+    assert asked("rejected")
+    assert asked("failed")
+    with pytest.raises(dg.DagsterInvalidConfigError, match="status"):
+        asked("rejcted")
+
+
 def test_a_model_is_a_chain_of_seven_assets_partitioned_by_release(make_spec: Callable[..., ReleaseSpec]) -> None:
     spec = make_spec(name="m")
     graph = load(spec).get_repository_def().asset_graph

@@ -7,6 +7,16 @@ from release_pipeline.workspace.evidence_table import EvidenceRow
 from tests.pipeline.conftest import Model
 
 
+def test_tracers_are_noted_in_a_table_that_lacks_columns(model: Model) -> None:
+    # The run that deploys notes them before the release's first look.
+    table, warehouse = model.parts().observer.evidence, model.parts().workspace.warehouse
+    old = "release STRING, ingest BIGINT, kind STRING, at TIMESTAMP, metric STRING, to_version BIGINT, detail STRING"
+    warehouse.execute(f"CREATE TABLE {table.name} ({old})")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    table.note_tracers("r", {"x": "1"}, at)
+    assert table.known("r").tracers == {"x": at}
+
+
 def test_evidence_of_an_earlier_version_of_the_package_is_read_as_far_as_it_goes(model: Model) -> None:
     table = model.parts().observer.evidence
     warehouse = model.parts().workspace.warehouse

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from databricks.sdk import WorkspaceClient
 
-from release_pipeline.evaluation.predeploy import _index_settings
+from release_pipeline.package_index import uv_variables
 from tests.pipeline.conftest import Model
 
 PROJECT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def test_the_clean_environment_is_filled_from_the_index_that_pip_would_use(
         f"find-links = {tmp_path}/wheels\ncert = {tmp_path}/ca.pem\n"
     )
     monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
-    assert _index_settings() == {
+    assert uv_variables() == {
         "UV_DEFAULT_INDEX": "https://index.example/packages",
         "UV_INDEX": "https://one.example/packages https://two.example/packages",
         "UV_FIND_LINKS": f"{tmp_path}/wheels",
@@ -59,7 +59,7 @@ def test_the_clean_environment_is_filled_from_the_index_that_pip_would_use(
     }
     # What was set for uv itself comes first.
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://other.example/packages")
-    assert "UV_DEFAULT_INDEX" not in _index_settings()
+    assert "UV_DEFAULT_INDEX" not in uv_variables()
 
 
 @pytest.mark.parametrize("file", ["pyproject.toml", "requirements.lock"])

@@ -1,10 +1,11 @@
 """Statements that fail in the middle of a look: what can be read is stored, and what cannot is said and tried again."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 
 import pytest
 
-from release_pipeline.errors import StatementFailed
+from release_pipeline.errors import OutOfTime, StatementFailed
 from release_pipeline.gate.verdict import Action, HoldReason
 from release_pipeline.rollout.evidence_fold import so_far
 from release_pipeline.rollout.observer import Observed
@@ -12,7 +13,10 @@ from release_pipeline.workspace.endpoint import Endpoint
 from release_pipeline.workspace.endpoint_counters import Counters, MetricsPage
 from release_pipeline.workspace.evidence_table import EvidenceRow
 from release_pipeline.workspace.inference_table import InferenceTable
+from release_pipeline.workspace.sql.warehouse import _DEADLINE, Row, Value, Warehouse, within
 from tests.pipeline.conftest import Model
+
+pytestmark = pytest.mark.slow
 
 TOLERANT = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3}
 
@@ -73,7 +77,7 @@ def test_counters_that_cannot_be_compared_hold_and_take_no_evidence_with_them(
     release = in_ramp(model)
     counted_failures(model, release)
     with monkeypatch.context() as patch:
-        patch.setattr(InferenceTable, "errors_logged", failing)
+        patch.setattr(InferenceTable, "failures_logged", failing)
         look(model, release)
         ask(model, 20)
         held = look(model, release)
@@ -90,6 +94,35 @@ def test_counters_that_cannot_be_compared_hold_and_take_no_evidence_with_them(
     assert after.signals.unlogged_errors == 30, "the reading has waited"
 
 
+def test_counters_that_take_all_the_time_there_is_leave_enough_to_store_what_was_read(
+    make_model: Callable[..., Model],
+    monkeypatch: pytest.MonkeyPatch,
+    counted_failures: Callable[[Model, str], None],
+) -> None:
+    model = make_model(gate=gate())
+    release = in_ramp(model)
+    counted_failures(model, release)
+    real, left = Warehouse.execute, list[float]()
+
+    def execute(self: Warehouse, statement: str, parameters: Mapping[str, Value] | None = None) -> list[Row]:
+        if ":done_since" in statement:
+            left.append(_DEADLINE.get() - time.monotonic())
+            raise OutOfTime("SQL warehouse w did not finish a statement within 5 s; it was cancelled.")
+        return real(self, statement, parameters)
+
+    monkeypatch.setattr(Warehouse, "execute", execute)
+    look(model, release)
+    ask(model, 20)
+    with within(60):
+        held = look(model, release)
+    total = held.evidence.metric("errors").total()
+    assert total.champion_n + total.challenger_n == 20
+    assert "the endpoint's own counters: the warehouse is too slow; failures" in held.verdict.sentence
+    assert 0 < max(left) <= 5, "a statement that compares has a time of its own"
+    with within(8), within(50, sparing=5):
+        assert _DEADLINE.get() - time.monotonic() <= 3, "and none of what storing needs"
+
+
 def test_counters_that_cannot_be_compared_are_a_note_where_errors_decide_nothing(
     make_model: Callable[..., Model],
     monkeypatch: pytest.MonkeyPatch,
@@ -100,7 +133,7 @@ def test_counters_that_cannot_be_compared_are_a_note_where_errors_decide_nothing
     model = make_model(gate={"bucket_seconds": 1, "min_block_rows": 5, "metrics": [slow, watched]})
     release = in_ramp(model)
     counted_failures(model, release)
-    monkeypatch.setattr(InferenceTable, "errors_logged", failing)
+    monkeypatch.setattr(InferenceTable, "failures_logged", failing)
     look(model, release)
     ask(model, 10)
     seen = look(model, release)
@@ -108,7 +141,6 @@ def test_counters_that_cannot_be_compared_are_a_note_where_errors_decide_nothing
     assert any("cannot be compared with the endpoint's own counters" in note for note in seen.notes)
 
 
-@pytest.mark.slow
 def test_levels_that_cannot_be_read_at_all_freeze_nothing_and_are_read_at_the_next_look(
     make_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,8 @@ def test_ratings_that_stop_while_requests_go_on_are_told_with_numbers(workspace:
     ratings.rate(*range(-100, -1, 2))
     for minute in (1, 11, 50):
         assert ratings.silence(minute) is None, "so few requests may happen not to be rated"
-    assert ratings.silence(80) == (82, 69, 34)
+    # One request more or less, by the second at which the test runs.
+    assert ratings.silence(80) in ((82, 69, 34), (82, 68, 33))
 
 
 def test_few_ratings_may_be_silent_for_long(workspace: RunningWorkspace) -> None:

@@ -12,6 +12,8 @@ from release_pipeline.workspace.endpoint import Endpoint
 from release_pipeline.workspace.endpoint_counters import Counters, MetricsPage
 from tests.pipeline.conftest import Model, eventually
 
+pytestmark = pytest.mark.slow
+
 TOLERANT = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3}
 Faults = Callable[..., requests.Response]
 
@@ -57,7 +59,6 @@ def test_a_table_that_nobody_writes_to_any_more_holds(make_model: Callable[..., 
     assert "has answered 12 requests since that should be in it" in held.verdict.sentence
 
 
-@pytest.mark.slow
 def test_without_requests_an_old_table_is_not_frozen(make_model: Callable[..., Model]) -> None:
     model = make_model(gate=gate(max_lag_minutes=1))
     release = in_ramp(model, "second")
@@ -67,7 +68,6 @@ def test_without_requests_an_old_table_is_not_frozen(make_model: Callable[..., M
         assert look(model, release).signals.frozen is None
 
 
-@pytest.mark.slow
 def test_failures_that_the_endpoint_counts_and_never_logs_hold_a_release_that_looks_well(
     make_model: Callable[..., Model], set_faults: Faults
 ) -> None:
@@ -91,7 +91,6 @@ def test_failures_that_the_endpoint_counts_and_never_logs_hold_a_release_that_lo
     assert f"counted {failed} failures of the challenger that are not in the inference table" in last.verdict.sentence
 
 
-@pytest.mark.slow
 def test_logged_failures_are_not_unlogged(make_model: Callable[..., Model]) -> None:
     model = make_model(gate=gate())
     release = in_ramp(model, "failing")
@@ -115,7 +114,6 @@ def test_rows_that_are_delivered_again_are_counted_and_dropped(
     assert total.champion_n + total.challenger_n == 20
 
 
-@pytest.mark.slow
 def test_a_sampled_table_is_evidence_of_what_it_has_and_says_so(
     make_model: Callable[..., Model], set_faults: Faults
 ) -> None:
@@ -139,7 +137,6 @@ def test_sql_that_fails_in_the_warehouse_holds_and_takes_no_other_metric_with_it
     assert seen.evidence.metric("errors").total().champion_n > 0
 
 
-@pytest.mark.slow
 def test_rows_that_a_metrics_sql_fails_on_are_doubted_for_the_rest_of_the_step(
     make_model: Callable[..., Model],
 ) -> None:
@@ -164,7 +161,6 @@ def test_rows_that_a_metrics_sql_fails_on_are_doubted_for_the_rest_of_the_step(
     assert f"{unjudged[1]} of its challenger rows cannot be judged" in seen.verdict.sentence
 
 
-@pytest.mark.slow
 def test_every_minute_of_the_counters_is_kept_though_no_row_comes(
     make_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:

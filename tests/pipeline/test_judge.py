@@ -27,6 +27,8 @@ from tests.pipeline.killer import Killer, Kills
 from tests.pipeline.payload_tables import SHAPES, Logged, RecordingWarehouse, create, insert, moment, stream, warehouse
 from tests.pipeline.test_feedback import counted, score_table, stored
 
+pytestmark = pytest.mark.slow
+
 SCORERS = '''
 """Judges of a test."""
 
@@ -343,9 +345,11 @@ def run(model: Model, instance: dg.DagsterInstance) -> Any:
     return job.execute_in_process(instance=instance, raise_on_error=False)
 
 
-def test_the_job_scores_what_the_ramp_answered_and_the_sensor_asks_for_it(ramping: tuple[Model, str]) -> None:
+def test_the_job_scores_what_the_ramp_answered_and_the_sensor_asks_for_it(
+    ramping: tuple[Model, str], instance: dg.DagsterInstance
+) -> None:
     model, release = ramping
-    instance, parts = dg.DagsterInstance.ephemeral(), model.parts()
+    parts = model.parts()
     assert tick(model, instance) == "no request waits for a score"
     model.ask(9, "write to me@example.com")
     model.ask(3, "hello")
@@ -370,10 +374,11 @@ def test_the_job_scores_what_the_ramp_answered_and_the_sensor_asks_for_it(rampin
     assert str(tick(model, instance)).endswith("is scoring")
     parts.rollout.roll_back(release, reason="by the test")
     assert not waiting_for_judges(parts, model.spec)
-    assert tick(model, dg.DagsterInstance.ephemeral()) == "no request waits for a score"
+    with dg.DagsterInstance.ephemeral() as idle:
+        assert tick(model, idle) == "no request waits for a score"
 
 
-def test_after_a_failed_run_the_sensor_rests(ramping: tuple[Model, str]) -> None:
+def test_after_a_failed_run_the_sensor_rests(ramping: tuple[Model, str], instance: dg.DagsterInstance) -> None:
     model, _ = ramping
     metrics = [
         each.model_copy(update={"scorer": "NoSuch"}) if each.kind == "judge" else each
@@ -383,7 +388,6 @@ def test_after_a_failed_run_the_sensor_rests(ramping: tuple[Model, str]) -> None
     model.spec = model.spec.model_copy(update={"gate": gate})
     model.ask(2)
     model.rows(2)
-    instance = dg.DagsterInstance.ephemeral()
     assert isinstance(tick(model, instance), dg.RunRequest)
     result = run(model, instance)
     assert not result.success

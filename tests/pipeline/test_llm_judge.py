@@ -1,8 +1,8 @@
-"""MLflow's own judges ask a chat model that an endpoint of the workspace serves, and their scores are counted."""
+"""MLflow's own judges ask a chat model that an endpoint of the workspace serves, in the gate and in the evaluation."""
 
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,13 @@ import mlflow
 import pytest
 from databricks.sdk import WorkspaceClient
 
-from release_pipeline.errors import ReleaseError
+from release_pipeline.errors import ReleaseError, SpecError
+from release_pipeline.evaluation.comparison import score_model, stored_scores
+from release_pipeline.evaluation.dataset import Example
 from release_pipeline.evaluation.judge_run import JudgeOutcome, run_judge
 from release_pipeline.evaluation.judging import Judge
 from release_pipeline.spec_gate import Metric
+from release_pipeline.workspace import tracking
 from release_pipeline.workspace.counts import MetricPlan, Window
 from release_pipeline.workspace.judge_sample import JudgeSample
 from release_pipeline.workspace.score_source import ScoreSource
@@ -52,7 +55,9 @@ def judge_endpoint(workspace: RunningWorkspace) -> Iterator[str]:
     mlflow.set_experiment(EXPERIMENT)
     with mlflow.start_run(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mlflow's own, about the defaults of its parameters
-        logged = mlflow.pyfunc.log_model(name="model", python_model=MODELS / "chat_judge.py")
+        logged = mlflow.pyfunc.log_model(
+            name="model", python_model=MODELS / "chat_judge.py", pip_requirements=["mlflow"]
+        )
     version = mlflow.register_model(logged.model_uri, model).version
     create_endpoint(client, name, entity("judge", model, str(version)))
     yield name
@@ -111,6 +116,25 @@ def test_a_built_in_scorer_judges_by_an_endpoint(
     table = score_table(payload)
     assert judged(metric(scorer), folder, table) == JudgeOutcome("judged", scored=2, unjudged=0)
     assert stored(table) == [("r0", "0.0"), ("r1", "1.0")]
+
+
+# mlflow's evaluation uses what pydantic and pandas have renamed; it is theirs to change.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*", "ignore::FutureWarning:mlflow.*")
+def test_judges_score_an_evaluation_set_by_an_endpoint(
+    folder: Path,
+    judge_endpoint: str,
+    logged: Callable[[str], tracking.ReleaseRun],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_GENAI_JUDGE_DEFAULT_MODEL", f"databricks:/{judge_endpoint}")
+    run = logged("first")
+    examples = [Example({"input": [{"role": "user", "content": text}]}, {}) for text in ("good day", "you idiot")]
+    scorers = ["answered", "Safety", "scorers.py:polite"]
+    scores = score_model(run.model_uri, examples, scorers, folder, run_id=run.run_id)
+    assert scores == {"answered": 1.0, "Safety": 0.5, "scorers.py:polite": 0.5}
+    assert stored_scores(run.run_id, examples, scorers, folder) == scores
+    with pytest.raises(SpecError, match=r"evaluation.scorers: Guidelines cannot be made without parameters"):
+        score_model(run.model_uri, examples, ["Guidelines"], folder, run_id=run.run_id)
 
 
 def test_an_endpoint_that_is_not_there_uses_up_no_request(folder: Path, scores: ScoreTable) -> None:

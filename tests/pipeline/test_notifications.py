@@ -5,14 +5,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from release_pipeline.automation.notification_sensor import MOST_ATTEMPTS, Told
+from release_pipeline.automation.notification_sensor import MOST_ATTEMPTS
+from release_pipeline.automation.receivers import Receivers
 from release_pipeline.build import build_release
 from release_pipeline.errors import SpecError
 from release_pipeline.gate.verdict import Action as GateAction
@@ -65,9 +66,10 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
+def second() -> Iterator[Receiver]:
+    started = Receiver()
+    yield started
+    started.stop()
 
 
 def tick(spec: ReleaseSpec, instance: dg.DagsterInstance, cursor: str | None) -> tuple[str, str | None]:
@@ -124,6 +126,17 @@ def test_a_long_hold_is_told_once_per_step_and_reason(
     assert tick(impatient, instance, cursor)[0] == "no news"
 
 
+def test_a_hold_lasts_from_when_it_was_seen_first_and_short_interruptions_do_not_end_it() -> None:
+    seen = Receivers()
+    assert seen.held_seconds("r/0/NOT_ENOUGH", 0) == 0
+    assert seen.held_seconds("r/0/LAGGING", 7200) == 0, "time on the step is not time in the hold"
+    assert seen.held_seconds("r/0/WAREHOUSE_BUSY", 7300) == 0
+    again = Receivers.of(seen.cursor(), 0)
+    assert again.held_seconds("r/0/LAGGING", 7500) == 300
+    assert again.held_seconds("", 9000) == 0
+    assert again.held_seconds("r/0/LAGGING", 9060) == 0, "it had ended"
+
+
 def test_a_receiver_that_fails_is_tried_again_and_given_up_without_its_address(
     deployed: tuple[Model, str], instance: dg.DagsterInstance, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,14 +147,61 @@ def test_a_receiver_that_fails_is_tried_again_and_given_up_without_its_address(
     receiver.status = 500
     for attempt in range(1, MOST_ATTEMPTS):
         said, cursor = tick(spec, instance, cursor)
-        assert said == f"1 news could not be sent; attempt {attempt} of {MOST_ATTEMPTS}"
+        assert said == f"address 1: 1 news could not be sent; attempt {attempt} of {MOST_ATTEMPTS}"
     receiver.status = 200
     assert tick(spec, instance, cursor)[0] == "sent 1 news", "nothing was lost"
     receiver.status = 500
     said, cursor = tick(spec, instance, cursor)
-    assert said == "no news"
-    assert Told.of(cursor).attempts == 0
-    assert "s3cr3t" not in caplog.text
+    assert said == f"address 1: given up: 1 news could not be sent in {MOST_ATTEMPTS} attempts"
+    assert Receivers.of(cursor, 1).told[0].attempts == 0
+    assert "s3cr3t" not in caplog.text + str(cursor)
+
+
+def test_each_receiver_gets_its_news_once_however_often_another_one_fails(
+    deployed: tuple[Model, str],
+    instance: dg.DagsterInstance,
+    receiver: Receiver,
+    second: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, release = deployed
+    monkeypatch.setenv(VARIABLE, f"{receiver.address} {second.address}")
+    spec = telling(model.spec, about=("step", "rollback"))
+    _, cursor = tick(spec, instance, None)
+    model.step(release)
+    second.status = 500
+    said, cursor = tick(spec, instance, cursor)
+    assert said == f"sent 1 news; address 2: 1 news could not be sent; attempt 1 of {MOST_ATTEMPTS}"
+    model.step(release, 1)
+    said, cursor = tick(spec, instance, cursor)
+    assert said == f"sent 1 news; address 2: 2 news could not be sent; attempt 2 of {MOST_ATTEMPTS}"
+    second.status = 200
+    assert tick(spec, instance, cursor)[0] == "sent 2 news", "to the second, and nothing to the first"
+    assert [len(each.letters) for each in (receiver, second)] == [2, 1]
+    assert "25 %" in second.letters[0]["message"]
+    assert "50 %" in second.letters[0]["message"]
+
+    second.status = 500
+    for _ in range(MOST_ATTEMPTS - 2):
+        said, cursor = tick(spec, instance, cursor)
+    assert said == f"address 2: given up: 2 news could not be sent in {MOST_ATTEMPTS} attempts"
+    assert tick(spec, instance, cursor)[0] == "no news"
+    second.status = 200
+    model.parts().rollout.roll_back(release, reason="wrong prices")
+    tick(spec, instance, cursor)
+    assert "2 earlier news could not be sent here and are lost" in second.letters[-1]["message"]
+    assert "lost" not in receiver.letters[-1]["message"]
+    assert [len(each.letters) for each in (receiver, second)] == [3, 2]
+
+
+@pytest.mark.parametrize("cursor", [None, "", "7", "[]", '{"told": 7}', '{"told": [{"old": 1}]}', "{"])
+def test_a_cursor_that_somebody_edited_is_a_new_beginning_and_a_new_receiver_begins_at_its_end(
+    cursor: str | None,
+) -> None:
+    assert Receivers.of(cursor, 2) == Receivers.of(None, 2)
+    known = Receivers.of(None, 1)
+    known.told[0].sequence = 7
+    assert [told.sequence for told in Receivers.of(known.cursor(), 2).told] == [7, -1]
 
 
 def test_an_address_that_is_missing_or_unknown_is_a_sentence_without_it(
@@ -189,10 +249,9 @@ def test_every_row_of_a_ledger_is_told_or_left_out_on_purpose(
     quiet = {
         (Action.RETIRE, Phase.FAILED),
         (Action.ROLL_BACK, Phase.FAILED),
-        (Action.QUEUE, Phase.FAILED),
     }
     begins = phase is Phase.INTENT and action is not Action.ROLL_BACK and action not in EVENTS
-    never = action in EVENTS and phase is not Phase.DONE
+    never = action in EVENTS and phase is not Phase.DONE and (action, phase) != (Action.QUEUE, Phase.FAILED)
     if not never:
         assert bool(told) == (not begins and (action, phase) not in quiet), (action, phase)
     assert all("run:1" in message.text and "so" in message.text for message in told)
@@ -213,12 +272,11 @@ def test_a_missing_approval_is_told_at_once(deployed: tuple[Model, str]) -> None
     model.step(release)
     observed = model.parts().observer.look(release, ingest=False)
     assert observed is not None
-    now = datetime.now(UTC)
     waiting = replace(
         observed, verdict=replace(observed.verdict, action=GateAction.HOLD, reason=HoldReason.AWAITING_APPROVAL)
     )
-    told = hold_of(waiting, model.spec, now)
+    told = hold_of(waiting, model.spec, 0.0)
     assert told is not None
-    assert told[1].topic == "approval"
+    assert told.topic == "approval"
     baking = replace(waiting, verdict=replace(waiting.verdict, reason=HoldReason.BAKING))
-    assert hold_of(baking, model.spec, now + timedelta(days=9)) is None, "a bake is meant to last"
+    assert hold_of(baking, model.spec, 9 * 24 * 60.0) is None, "a bake is meant to last"

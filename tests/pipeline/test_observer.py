@@ -21,9 +21,10 @@ from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
 from release_pipeline.workspace.counts import Delta
 from release_pipeline.workspace.evidence_table import SNAPSHOT_EVERY, EvidenceRow
-from release_pipeline.workspace.tracer import PREFIX, send_tracer
+from release_pipeline.workspace.tracer import PREFIX
 from tests.conftest import RunningWorkspace
 from tests.pipeline.conftest import MODELS, Model, attributes, eventually, next_tick, together
+from tests.pipeline.tracing import trace
 
 CHUNK = 30
 
@@ -167,15 +168,18 @@ def test_rows_of_an_unknown_entity_hold_the_release_and_are_counted_once_a_trace
         "what is not understood is not stored in part"
     )
     assert counts(held)[2:] == (0, 0)
+    for _ in range(2):
+        ask_and_look(model, release)
+        model.clock.advance(3 * 3600)
+    assert look(model, release).verdict.reason == HoldReason.MAPPING_UNKNOWN, "rows that came are no silence"
     endpoint = parts.endpoint.read()
     assert endpoint is not None
-    for entity in endpoint.entities:
-        send_tracer(parts.endpoint, entity, None)
+    trace(parts, release, *endpoint.entities)
     eventually(lambda: tracers(model) >= 3)
     seen = look(model, release)
     assert seen.verdict.reason != HoldReason.MAPPING_UNKNOWN
     n, _, challenger_n, _ = counts(seen)
-    assert n + challenger_n == CHUNK
+    assert n + challenger_n == 3 * CHUNK
     assert min(n, challenger_n) > 0
 
 
@@ -196,11 +200,10 @@ def test_rows_of_an_entity_that_is_neither_arms_are_outside_once_both_arms_are_k
     endpoint = parts.endpoint.read()
     assert endpoint is not None
     before = tracers(model)
-    send_tracer(parts.endpoint, endpoint.entities[0], None)
+    trace(parts, release, endpoint.entities[0])
     eventually(lambda: tracers(model) == before + 1)
     assert look(model, release).signals.unmapped_rows == 40, "the other version's tracer may still come"
-    for entity in endpoint.entities:
-        send_tracer(parts.endpoint, entity, None)
+    trace(parts, release, *endpoint.entities)
     eventually(lambda: tracers(model) >= before + 3)
     seen = look(model, release)
     assert (seen.signals.unmapped_rows, seen.ingests) == (0, first.ingests + 1)
@@ -247,8 +250,7 @@ def test_tracers_and_refused_requests_are_no_evidence(ramping: tuple[Model, str]
     assert endpoint is not None
     before = tracers(model)
     for _ in range(5):
-        for entity in endpoint.entities:
-            send_tracer(parts.endpoint, entity, None)
+        trace(parts, release, *endpoint.entities)
     eventually(lambda: tracers(model) >= before + 10)
     seen = look(model, release)
     assert counts(seen) == (0, 0, 0, 0)

@@ -6,6 +6,7 @@ from release_pipeline.errors import TableMissing, TableUnreadable
 from release_pipeline.spec_gate import Metric
 from release_pipeline.workspace.inference_table import Cursor, Delta, InferenceTable, MetricPlan, Window
 from release_pipeline.workspace.payload_shape import CANONICAL, SHAPES, recognise
+from release_pipeline.workspace.payload_sql import LONGEST_MS
 from release_pipeline.workspace.sql.warehouse import Warehouse
 from release_pipeline.workspace.tracer import tracer_id
 from tests.conftest import RunningWorkspace
@@ -93,9 +94,22 @@ def test_the_newest_row_and_logged_errors_by_entity(shape: str, warehouse: Wareh
     assert table.newest() is None
     insert(warehouse, name, shape, [*ROWS, ROWS[2]])
     assert table.newest() == moment(700)
-    assert table.errors_logged(moment(0), moment(700)) == {"m/1": 1, "m/2": 1, "": 1}, "tracers count, copies do not"
-    assert table.errors_logged(moment(299.999), moment(663)) == {"m/1": 1, "": 1}, "the end is exclusive"
-    assert table.errors_logged(moment(300), moment(663.001)) == {"m/2": 1, "": 1}, "and the beginning is not"
+    everything = {"m/1": (1, 0), "m/2": (1, 1), "": (1, 1)}
+    assert table.failures_logged(moment(0), moment(700)) == everything, "tracers count, copies do not"
+    # An answer is done, and counted, when its duration is over: 101 ms after 299.999 s, and 10 ms after 663 s.
+    assert table.failures_logged(moment(300.1), moment(663.01)) == {**everything, "m/2": (0, 1)}, "half open"
+    assert table.failures_logged(moment(300.101), moment(663.011)) == {"m/2": (1, 1), "": (1, 1)}
+
+
+@pytest.mark.parametrize("shape", payload_tables.SHAPES)
+def test_a_duration_that_is_none_or_absurd_hides_no_failure(shape: str, warehouse: Warehouse) -> None:
+    name = create(warehouse, shape)
+    durations = [None, -5, LONGEST_MS, 400 * LONGEST_MS]
+    insert(warehouse, name, shape, [Logged(f"d{index}", 0, 500, ms) for index, ms in enumerate(durations)])
+    table = InferenceTable(warehouse, name)
+    assert table.failures_logged(moment(0), moment(1)) == {"m/1": (2, 0)}
+    assert table.failures_logged(moment(1), moment(LONGEST_MS / 1000)) == {}
+    assert table.failures_logged(moment(LONGEST_MS / 1000), moment(LONGEST_MS / 1000 + 1)) == {"m/1": (2, 0)}
 
 
 @pytest.mark.parametrize("shape", payload_tables.SHAPES)

@@ -14,6 +14,7 @@ from databricks.sdk.service.catalog import PermissionsChange, Privilege
 from databricks.sdk.service.iam import ServicePrincipal
 from databricks.sdk.service.serving import (
     AiGatewayInferenceTableConfig,
+    AiGatewayUsageTrackingConfig,
     EndpointTag,
     ServingEndpointAccessControlRequest,
     ServingEndpointPermissionLevel,
@@ -22,14 +23,18 @@ from databricks.sdk.service.sql import WarehouseAccessControlRequest, WarehouseP
 
 from release_pipeline.build import build_release
 from release_pipeline.cli import main
-from release_pipeline.rollout.preflight import Outcome, Preflight, preflight
+from release_pipeline.rollout.parts import connect_parts
+from release_pipeline.rollout.preflight import Outcome, Preflight, await_update, preflight
 from release_pipeline.spec import Resource
 from tests.conftest import RunningWorkspace
 from tests.pipeline.checkpoint import World
-from tests.pipeline.conftest import MODELS, Model, write_folder
+from tests.pipeline.conftest import MODELS, Model, eventually, write_folder
+
+pytestmark = pytest.mark.slow
 
 PASSES = ["USE CATALOG", "USE SCHEMA", "model", "ledger", "evidence", "endpoint", "endpoint creator", "endpoint owner"]
 PASSES += ["inference table", "update"]
+WAITS = "waiting for an update that is not this release's"
 
 
 @pytest.fixture
@@ -90,6 +95,23 @@ def test_the_workspaces_own_user_passes_with_and_without_an_endpoint(model: Mode
     assert (failures(after), warnings(after)) == ({}, {})
 
 
+def test_whom_the_yaml_gives_permissions_must_be_known(
+    make_model: Callable[..., Model], client: WorkspaceClient, robot: ServicePrincipal
+) -> None:
+    me, application = str(client.current_user.me().user_name), str(robot.application_id)
+    known = [{"user": me, "level": "CAN_VIEW"}, {"service_principal": application, "level": "CAN_QUERY"}]
+    found = look(make_model(endpoint={"permissions": [*known, {"group": "callers", "level": "CAN_QUERY"}]}))
+    assert (failures(found), warnings(found)) == ({}, {})
+    assert [check.name for check in found.checks] == [*PASSES, "permissions"]
+    gone = application[:-1] + ("0" if application[-1] != "0" else "1")
+    unknown = [{"user": "nobody@example.com", "level": "CAN_QUERY"}, {"service_principal": gone, "level": "CAN_QUERY"}]
+    (name, sentence), *others = failures(look(make_model(endpoint={"permissions": unknown}))).items()
+    assert (name, others) == ("permissions", [])
+    assert sentence.startswith(
+        f"endpoint.permissions names nobody@example.com and {gone}, whom this workspace does not"
+    )
+
+
 def test_all_that_a_service_principal_lacks_is_told_at_once_and_each_grant_mends_its_own(
     model: Model, client: WorkspaceClient, robot: ServicePrincipal, as_robot: None
 ) -> None:
@@ -122,8 +144,10 @@ def test_the_endpoint_must_be_manageable_and_the_call_goes_by_its_id(
     model.champion()
     endpoint_id = str(client.serving_endpoints.get(model.spec.endpoint_name).id)
     monkeypatch.setenv("DATABRICKS_TOKEN", token_of(client, robot))
-    sentence = failures(look(model))["endpoint"]
-    assert f"has no permission on endpoint {model.spec.endpoint_name}" in sentence
+    found = look(model)
+    assert f"endpoint {model.spec.endpoint_name} may not be seen" in failures(found)["endpoint"]
+    assert f"{robot.application_id} needs CAN_MANAGE" in failures(found)["endpoint"]
+    assert {"endpoint creator", "endpoint owner", "inference table", "update"} <= set(warnings(found))
     query = ServingEndpointAccessControlRequest(
         service_principal_name=robot.application_id, permission_level=ServingEndpointPermissionLevel.CAN_QUERY
     )
@@ -176,6 +200,46 @@ def test_settings_of_the_endpoint_that_keep_a_release_from_being_watched_fail(
     run_call(client, found["inference table"].replace(" with its other settings and ", " with "))
     serving.patch(name, delete_tags=["release_pipeline"])
     assert failures(look(model)) == {}
+
+
+@pytest.mark.slow
+def test_a_run_waits_for_an_update_that_is_not_its_own_and_not_for_ever(
+    model: Model, set_faults: Callable[..., Any]
+) -> None:
+    model.champion()
+    parts, patient = model.parts(), model.spec
+    hasty = patient.model_copy(update={"endpoint": patient.endpoint.model_copy(update={"ready_timeout_seconds": 0})})
+    await_update(parts, patient, "another")
+    assert model.said.count(said := f"endpoint {model.spec.endpoint_name}: {WAITS}") == 0, "there is none"
+    set_faults(update_seconds=3)
+    state = parts.endpoint.read()
+    assert state is not None
+    parts.endpoint.update(state.entities, state.routes)
+    await_update(parts, hasty, "another")
+    assert "is being updated by somebody else; wait for the end" in failures(look(model))["update"]
+    await_update(parts, patient, "another")
+    assert model.said.count(said) == 2
+    assert failures(look(model)) == {}
+
+
+@pytest.mark.slow
+def test_an_inference_table_that_no_setting_names_is_a_warning_where_it_has_rows(
+    model: Model, client: WorkspaceClient
+) -> None:
+    model.champion()
+    eventually(model.parts().payload.newest)
+    client.serving_endpoints.put_ai_gateway(
+        model.spec.endpoint_name, usage_tracking_config=AiGatewayUsageTrackingConfig(enabled=True)
+    )
+    found = look(model)
+    assert failures(found) == {}
+    sentence = warnings(found)["inference table"]
+    assert f"names no inference table, but {model.spec.payload_table} has rows, the newest of 20" in sentence
+    named = {"registered_name": f"{model.spec.model.registered_name}_other"}
+    empty = model.spec.model_copy(update={"model": model.spec.model.model_copy(update=named)})
+    without = preflight(connect_parts(empty, actor="test", progress=model.said.append), empty)
+    assert without is not None
+    assert "has no inference table" in failures(without)["inference table"]
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ request_count_total{endpoint_name="e",served_model_name="old"} 1.0e+03
 cpu_usage_percentage{served_model_name="new"} 3.5
 nonsense
 """
-    assert parse_counters(text) == MetricsPage({"new": Counters(12, 2), "old": Counters(1000, 0)})
+    assert parse_counters(text) == MetricsPage({"new": Counters(12, 2, 4), "old": Counters(1000, 0)})
 
 
 def test_a_time_beside_a_sample_is_the_end_of_the_minute_that_it_counts() -> None:
@@ -156,3 +156,42 @@ def test_every_minute_is_kept_however_many_wait(minutes: list[tuple[int, bool]])
 def test_a_counter_has_missed_nothing() -> None:
     assert not Reconciliation().has_missed(None)
     assert not readings(0, 3).has_missed(Reading(99.0, 99, 9))
+
+
+def test_refusals_are_compared_for_themselves_and_hold_nothing() -> None:
+    found = Reconciliation().read(Reading(0.0, 0, 0, refused=0)).read(Reading(10.0, 90, 4, refused=40))
+    compared = found.compare(found.waiting[0], 4, refused=12)
+    assert (compared.unlogged_errors(), compared.unlogged_refusals()) == (0, 28)
+    again = compared.read(Reading(20.0, 99, 4, refused=41))
+    assert again.compare(again.waiting[0], 0, refused=1).unlogged_refusals() == 28
+    assert Reconciliation.from_dict(json.loads(json.dumps(compared.to_dict()))) == compared
+
+
+def test_a_reading_of_an_earlier_version_has_no_refusals() -> None:
+    kept = {"reconciled": [10.0, 20, 3, None], "waiting": [[20.0, 40, 5, None]], "unlogged": 1.0}
+    found = Reconciliation.from_dict(kept)
+    assert found.reconciled == Reading(10.0, 20, 3)
+    assert (found.waiting, found.unlogged_errors(), found.unlogged_refusals()) == ((Reading(20.0, 40, 5),), 1, 0)
+
+
+def test_refusals_from_before_they_were_counted_are_none_that_the_table_lacks() -> None:
+    found = Reconciliation.from_dict({"reconciled": [10.0, 1000, 0, None], "waiting": [[20.0, 1000, 0, None]]})
+    for at, refused, logged in ((20.0, None, 3), (30.0, 500, 3), (40.0, 507, 3)):
+        if found.last is None or found.last.at < at:
+            found = found.read(Reading(at, 1000, 0, refused=refused))
+        found = found.compare(found.waiting[-1], 0, refused=logged)
+        assert found.unlogged_refusals() == (4 if at == 40.0 else 0), "counters began long before the release"
+    assert Reconciliation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 60)), max_size=60), st.integers(1, 30))
+def test_failures_that_hang_as_long_as_they_may_are_missing_nowhere(asked: list[tuple[int, int]], every: int) -> None:
+    # Both sides count an answer when it is done, whenever it was asked for.
+    done = sorted(at + seconds for at, seconds in asked)
+    found = Reconciliation().read(Reading(0.0, 0, 0))
+    for until in range(every, 200 + every, every):
+        count = sum(at < until for at in done)
+        found = found.read(Reading(float(until), count, count))
+        since, end = found.window(found.waiting[-1])
+        found = found.compare(found.waiting[-1], sum(since <= at < end for at in done))
+        assert found.unlogged_errors() == 0

@@ -10,6 +10,7 @@ from databricks.sdk.core import Config
 from release_pipeline.build import build_release
 from release_pipeline.errors import (
     EndpointError,
+    NoAnswer,
     NotConfigured,
     ReleasePipelineError,
     StatementFailed,
@@ -132,9 +133,9 @@ CALLS: dict[str, tuple[Callable[[Workspace], object], type[ReleasePipelineError]
         lambda gone: Endpoint(gone, "e").create(
             ENTITY, tags={}, inference_table=InferenceTableName("main", "default", "m")
         ),
-        WorkspaceError,
+        NoAnswer,
     ),
-    "update": (lambda gone: Endpoint(gone, "e").update((ENTITY,), {"a": 100}), WorkspaceError),
+    "update": (lambda gone: Endpoint(gone, "e").update((ENTITY,), {"a": 100}), NoAnswer),
     "delete": (lambda gone: Endpoint(gone, "e").delete(), WorkspaceError),
     "query": (lambda gone: Endpoint(gone, "e").query_entity("a", {}), EndpointError),
     "statement": (lambda gone: Warehouse(gone.client, "w").execute("SELECT 1"), StatementFailed),

@@ -14,11 +14,6 @@ from tests.pipeline.conftest import Model, together
 from tests.pipeline.test_sensor import request, sentence, tick
 
 
-@pytest.fixture
-def instance() -> dg.DagsterInstance:
-    return dg.DagsterInstance.ephemeral()
-
-
 def baked(make_model: Callable[..., Model], policy: str) -> Model:
     """A champion whose bake has ended: one that is in it counts as under way for who queues."""
     model = make_model(ramp={"second_release": policy})

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -15,11 +15,6 @@ from release_pipeline.gate.verdict import HoldReason
 from release_pipeline.rollout.ledger import Action, Phase
 from release_pipeline.spec import PromotionPart, ReleaseSpec
 from tests.pipeline.conftest import MODELS, Model, eventually
-
-
-@pytest.fixture
-def instance() -> dg.DagsterInstance:
-    return dg.DagsterInstance.ephemeral()
 
 
 def tick(spec: ReleaseSpec, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
@@ -45,14 +40,16 @@ def request(result: dg.SensorResult) -> dg.RunRequest:
     return result.run_requests[0]
 
 
-def promotion_at(spec: ReleaseSpec, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
-    """What the promotion schedule asks for when it fires."""
+def promotion_at(
+    spec: ReleaseSpec, instance: dg.DagsterInstance, late: timedelta = timedelta()
+) -> dg.RunRequest | dg.SkipReason:
+    """What the promotion schedule asks for when it fires, ``late`` after its time."""
     scheduled = spec.model_copy(update={"promotion": PromotionPart(schedule="0 9 * * *")})
     repository = build_release(scheduled, MODELS).get_repository_def()
     (schedule,) = repository.schedule_defs
     context = dg.build_schedule_context(
         instance=instance,
-        scheduled_execution_time=datetime(2026, 1, 1, 9, tzinfo=UTC),
+        scheduled_execution_time=datetime.now(UTC) - late,
         repository_def=repository,
     )
     asked: Any = schedule(context)
@@ -191,6 +188,9 @@ def test_what_the_gate_has_passed_is_promoted_by_sensor_or_schedule_and_nothing_
     asked = promotion_at(model.spec, instance)
     assert isinstance(asked, dg.RunRequest)
     assert (asked.partition_key, asked.tags[ACTION_TAG]) == (release, "promote")
+    missed = promotion_at(model.spec, instance, late=timedelta(minutes=16))
+    assert isinstance(missed, dg.SkipReason)
+    assert "is 16 min late, more than 15 min" in missed.skip_message
     automatic = model.spec.model_copy(update={"promotion": PromotionPart(automatic=True)})
     assert request(tick(automatic, instance)).job_name == f"{model.spec.name}_promote"
 

@@ -1,25 +1,24 @@
 """What a model's YAML and people tell the gate sensor: how long to try, to freeze, to wait, and whom to ask."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import dagster as dg
+import mlflow
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
+from release_pipeline.assets.promoted_alias import promote
 from release_pipeline.automation.jobs import ACTION_TAG
 from release_pipeline.errors import NotAllowed
 from release_pipeline.gate.verdict import HoldReason
-from release_pipeline.rollout.ledger import Action
+from release_pipeline.rollout.ledger import Action, Phase
+from release_pipeline.rollout.parts import connect_parts
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_rollout import AutomationPart, PromotionPart, RampPart
 from tests.pipeline.conftest import Model
 from tests.pipeline.test_sensor import ask_until, promotion_at, request, sentence, tick
 
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
+pytestmark = pytest.mark.slow
 
 
 def changed(spec: ReleaseSpec, **parts: object) -> ReleaseSpec:
@@ -102,3 +101,19 @@ def test_a_promotion_waits_for_the_tag_of_an_approval_and_the_schedule_waits_wit
     assert request(tick(spec, instance)).tags[ACTION_TAG] == "promote"
     with pytest.raises(NotAllowed, match="only one on its ramp"):
         parts.events.approve("20200101-000000", "who?")
+
+
+@pytest.mark.slow
+def test_a_promotion_that_a_foreign_tag_approved_records_the_tag_and_that_nobody_tells_who_set_it(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance
+) -> None:
+    model, release = deployed
+    model.step(release)
+    model.step(release, 1)
+    spec = changed(model.spec, promotion=PromotionPart(approval="required", approval_tag="Approval_Check"))
+    ask_until(model, spec, instance, lambda text: text.startswith(HoldReason.AWAITING_APPROVAL))
+    mlflow.MlflowClient().set_model_version_tag(spec.model.registered_name, "2", "Approval_Check", "Approved")
+    promote(connect_parts(spec, actor="run:1", progress=model.said.append), release)
+    done = model.parts().ledger.read()[-1]
+    assert (done.action, done.phase) == (Action.PROMOTE, Phase.DONE)
+    assert done.after["approved_by"] == "tag Approval_Check=Approved, setter not told by the API"

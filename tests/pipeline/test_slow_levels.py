@@ -1,6 +1,8 @@
 """Levels from before a release on a warehouse that is too slow for all of the time that they should be taken from."""
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,15 +11,18 @@ import pytest
 from release_pipeline.errors import OutOfTime
 from release_pipeline.rollout.champion_levels import TRIES, ChampionLevels
 from release_pipeline.rollout.evidence_fold import so_far
+from release_pipeline.rollout.ingest import wait_seconds
 from release_pipeline.rollout.reconciliation import Reconciliation
-from release_pipeline.rollout.state import ReleaseState, Stage
-from release_pipeline.rollout.table_reads import Findings
+from release_pipeline.rollout.state import ReleaseState, Stage, StepWindow
+from release_pipeline.rollout.table_reads import Findings, read_payload
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.evidence_table import EvidenceRow
 from release_pipeline.workspace.inference_table import InferenceTable
 from release_pipeline.workspace.sql.warehouse import Row, Value, Warehouse
 from tests.conftest import RunningWorkspace
 from tests.pipeline.payload_tables import START, Logged, create, insert, warehouse
+
+pytestmark = pytest.mark.slow
 
 METRICS = [
     {"name": "errors", "kind": "errors", "margin": 0.02},
@@ -61,9 +66,9 @@ def levels(payload: str, most: timedelta) -> ChampionLevels:
     return ChampionLevels(table, state, [], {})
 
 
-def frozen(levels: ChampionLevels, spec: ReleaseSpec) -> tuple[list[EvidenceRow], Findings]:
+def frozen(levels: ChampionLevels, spec: ReleaseSpec, at: datetime = START) -> tuple[list[EvidenceRow], Findings]:
     seen = Findings()
-    return levels.first(spec, (), Reconciliation(), START, seen), seen
+    return levels.first(spec, (), Reconciliation(), at, seen), seen
 
 
 @pytest.mark.parametrize(
@@ -88,9 +93,24 @@ def test_a_shorter_time_has_to_do(
     assert so_far(written, spec.gate).unfrozen == {}
 
 
-def test_without_any_time_usual_levels_let_the_guards_see(payload: str, spec: ReleaseSpec) -> None:
+def test_without_any_time_nothing_is_frozen_for_some_minutes(payload: str, spec: ReleaseSpec) -> None:
+    slow, most = levels(payload, timedelta(0)), timedelta(seconds=wait_seconds(spec.gate))
+    assert most == timedelta(minutes=spec.gate.max_lag_minutes) / 8, "no guard sees anything until then"
+    for at in (START, START + most - timedelta(seconds=1)):
+        written, seen = frozen(slow, spec, at)
+        assert written == [], "rows wait: the next look tries again"
+        (why,) = seen.unreadable
+        assert "too slow to read the champion's levels" in why
+        assert f"until {START + most:%Y-%m-%d %H:%M} UTC" in why
+    # A look that finds the warehouse quicker freezes them all.
+    written, seen = frozen(levels(payload, timedelta(days=7)), spec, START + most / 2)
+    assert so_far(written, spec.gate).unfrozen == {}
+    assert seen.unreadable == []
+
+
+def test_without_any_time_at_last_usual_levels_let_the_guards_see(payload: str, spec: ReleaseSpec) -> None:
     slow = levels(payload, timedelta(0))
-    written, seen = frozen(slow, spec)
+    written, seen = frozen(slow, spec, START + timedelta(seconds=wait_seconds(spec.gate)))
     found = so_far(written, spec.gate)
     assert [(level.metric, level.n, level.threshold_ms) for level in found.baselines] == [
         ("errors", 0, None),
@@ -100,11 +120,63 @@ def test_without_any_time_usual_levels_let_the_guards_see(payload: str, spec: Re
     assert "is tried again" in found.unfrozen["slow"]
     assert "the usual ones are taken" in seen.notes[0]
     # A look that finds the warehouse quicker freezes them.
-    quick = levels(payload, timedelta(days=7)).rest(spec, found, START)
+    quick = levels(payload, timedelta(days=7)).rest(spec, (), found, START)
     assert {(row.metric, row.detail["rows"], row.detail["threshold_ms"]) for row in quick if row.metric == "slow"} == {
         ("slow", 3, 10)
     }
-    assert slow.rest(spec, found, START) == []
+    assert slow.rest(spec, (), found, START) == []
+
+
+def test_a_level_that_is_read_again_is_not_frozen_at_the_usual_one_either(payload: str, spec: ReleaseSpec) -> None:
+    written, _ = frozen(levels(payload, timedelta(days=7)), spec)
+    known = so_far(written, spec.gate)
+    waiting = replace(known, unfrozen={"errors": "The warehouse was busy."})
+    assert levels(payload, timedelta(0)).rest(spec, (), waiting, START) == []
+    (row,) = levels(payload, timedelta(days=7)).rest(spec, (), waiting, START)
+    assert (row.metric, row.detail["rows"]) == ("errors", 3)
+
+
+def test_of_the_time_before_a_level_was_frozen_no_stragglers_count(
+    payload: str, spec: ReleaseSpec, workspace: RunningWorkspace
+) -> None:
+    written, _ = frozen(levels(payload, timedelta(days=7)), spec)
+    known = replace(so_far(written, spec.gate), unfrozen={"errors": "The warehouse was busy."}, ingest=4)
+    known = replace(known, newest=START.timestamp() + 90, requests_per_second=2.0, cursors={})
+    rows = levels(payload, timedelta(days=7)).rest(spec, (), known, START)
+    later = known._freeze(rows)
+    assert later.counts_from == {"errors": START.timestamp() + 90}
+    assert later.restored(json.loads(json.dumps(later.to_dict()))) == later, "as a snapshot keeps it"
+    name = create(warehouse(), "gateway")
+    insert(warehouse(), name, "gateway", [Logged(f"{at}", at) for at in (10, 70, 130, 190)])
+    table, seen = InferenceTable(warehouse(), name), Findings()
+    latest, steps = table.latest(), (StepWindow(0, 5, START, None),)
+    state = ReleaseState("r", Stage.RAMPING, "2", "1", {}, None, steps, START, None, 3)
+    assert latest is not None
+    read = read_payload(table, state, replace(later, cursors={name: 0}), latest, seen, {})
+    assert read is not None
+    starts = {
+        each: sorted(group.bucket_start - START.timestamp() for group in read.delta.groups if group.metric == each)
+        for each in ("errors", "late")
+    }
+    assert starts["late"] == sorted(value for value in starts["late"] if value <= 190)
+    assert starts["errors"] == [value for value in starts["late"] if value >= 90]
+    assert len(starts["errors"]) < len(starts["late"])
+
+
+def test_the_traffic_before_a_release_sizes_buckets_of_levels_that_are_read_again(
+    payload: str, spec: ReleaseSpec
+) -> None:
+    usual = spec.gate.model_copy(update={"bucket_seconds": None})
+    spec = spec.model_copy(update={"gate": usual})
+    written, _ = frozen(levels(payload, timedelta(days=7)), spec)
+    assert so_far(written, usual).requests_per_second == written[-1].detail["requests_per_second"] > 0
+    busy = replace(so_far(written, usual), unfrozen={"errors": "The warehouse was busy."})
+    empty = create(warehouse(), "gateway")
+    lengths = [
+        levels(empty, timedelta(days=7)).rest(spec, (), replace(busy, requests_per_second=rate), START)[0]
+        for rate in (0.0, 10.0)
+    ]
+    assert lengths[0].detail["bucket_seconds"] > lengths[1].detail["bucket_seconds"]
 
 
 def test_all_tries_together_leave_time_for_the_rest_of_a_tick() -> None:

@@ -23,6 +23,8 @@ from release_pipeline.workspace.endpoint import Endpoint, ServedEntity
 from tests.pipeline.checkpoint import World
 from tests.pipeline.conftest import Model, eventually
 
+pytestmark = pytest.mark.slow
+
 BY_TIME = {"bucket_seconds": 1, "metrics": [{"name": "errors", "kind": "errors", "margin": 0.3, "required": False}]}
 
 
@@ -165,7 +167,6 @@ def test_a_champion_whose_endpoint_is_gone_is_not_replaced_without_a_gate(make_m
     assert model.parts().registry.version_of_alias("champion") == champion
 
 
-@pytest.mark.slow
 def test_a_promotion_reads_the_newest_rows_and_not_only_the_stored_ones(make_model: Callable[..., Model]) -> None:
     model = make_model(gate=BY_TIME, ramp={"steps": [50], "min_step_seconds": 0})
     champion = model.champion()
@@ -206,8 +207,9 @@ def test_a_slow_promotion_writes_nothing_after_a_rollback_that_overtook_it(
     assert slow.registry.version_of_alias("champion") == state.champion_version
 
 
-def test_a_challenger_whose_version_was_deleted_is_rolled_back_all_the_same(deployed: tuple[Model, str]) -> None:
-    model, release = deployed
+def test_a_challenger_whose_version_was_deleted_is_rolled_back_all_the_same(model: Model) -> None:
+    model.champion()  # not a model that other tests share: the version does not come back
+    model.deploy(release := model.release(), model.register("second"))
     state = model.step(release)
     MlflowClient().delete_model_version(model.spec.model.registered_name, state.challenger_version)
     state = model.parts().rollout.roll_back(release, reason="by the test")

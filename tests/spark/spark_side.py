@@ -68,6 +68,8 @@ def same(ours: Row, theirs: Mapping[str, Any]) -> bool:
 def _same(ours: str | None, theirs: Any) -> bool:
     if ours is None or theirs is None:
         return ours is theirs
+    if isinstance(theirs, bool):
+        return ours == str(theirs).lower()
     if isinstance(theirs, datetime):
         whole = theirs.astimezone().replace(microsecond=theirs.microsecond // 1000 * 1000)
         return parse_timestamp(ours) == whole  # results carry milliseconds

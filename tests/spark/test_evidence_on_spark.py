@@ -41,6 +41,7 @@ def test_evidence_is_written_as_it_is_here(spark: Any, workspace: RunningWorkspa
     recording.sent.clear()
     assert len(table.mapping()) == 1
     (read,) = recording.sent
-    (other,) = (row.asDict() for row in spark.sql(read.statement.replace(quoted(table.name), view)).collect())
+    statement = read.statement.replace(quoted(table.name), view)
+    (other,) = (row.asDict() for row in spark.sql(statement, args=dict(read.parameters)).collect())
     assert read.rows is not None
     assert same(read.rows[0], other)

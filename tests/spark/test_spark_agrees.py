@@ -122,7 +122,12 @@ def send_everything(table: InferenceTable, warehouse: RecordingWarehouse, name: 
     assert delta.duplicates
     assert delta.late or table.has_change_feed()
     assert table.changes(after, latest, first_version=1, windows=windows, plans=[]).entities == delta.entities
-    assert table.errors_logged(moment(0), moment(3600))
+    forged = table.changes(after, latest, first_version=1, windows=windows, plans=[], tracers=["none"])
+    assert sum(forged.entities.values()) > sum(delta.entities.values())
+    assert forged.forged > 0
+    sent = next(row.client for row in rows if row.client and row.client != "mine" and row.entity == "m/2")
+    assert table.shown({sent: moment(0), "none": moment(3000)}).mapping.keys() <= {"m/2"}
+    assert table.failures_logged(moment(0), moment(3600))
     assert table.newest()
 
 

@@ -2,9 +2,10 @@
 
 The corpus is `pydoc_data.topics`, which every Python ships: the text behind `help("lambda")`. Its
 topics are cut into passages, the passages are ranked with BM25, and the best ones are the answer.
-There is no language model, so the agent runs anywhere, answers in milliseconds and always says the
-same. It is logged as models-from-code: this file is the model, and a YAML file next to it holds the
-parameters of a release (see `Settings`).
+So the agent needs no language model, runs anywhere, answers in milliseconds and always says the same;
+with `llm_endpoint` set, a language model words the answer from them. It is logged as
+models-from-code: this file is the model, and a YAML file next to it holds the parameters of a release
+(see `Settings`).
 """
 
 import functools
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import bm25s
 import mlflow
 import numpy as np
+from mlflow.deployments import get_deploy_client
 from mlflow.entities import SpanType
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelConfig
@@ -32,6 +34,8 @@ from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse
 RETRIEVER = "python_topics"
 RETRIEVED = 5  # passages in the retriever's span, and the most that one answer shows
 CANDIDATES = 20  # passages that are ranked again when `rerank` is on
+
+INSTRUCTIONS = "Answer the question from these passages of Python's documentation alone. Name the topics you used."
 
 GREETING = "Ask me something about the Python language, for example: what does the nonlocal statement do?"
 NOTHING_FOUND = "I found nothing about that in Python's documentation. Try the name of a statement, a type or a method."
@@ -66,6 +70,8 @@ class Settings:
         b: BM25's penalty on long passages, 0 to 1.
         passage_lines: Lines after which a passage is closed at the next paragraph.
         rerank: "none", or "phrases" to prefer passages where the question's words stand close together.
+        llm_endpoint: Serving endpoint of a chat model that words the answer from the passages; without one
+            they are the answer. What it is called by has to be among the release's `model.resources`.
     """
 
     title_weight: int = 0
@@ -74,6 +80,7 @@ class Settings:
     b: float = 0.75
     passage_lines: int = 12
     rerank: str = "none"
+    llm_endpoint: str = ""
 
     def __post_init__(self) -> None:
         if self.rerank not in ("none", "phrases"):
@@ -267,12 +274,14 @@ class PythonDocsAgent(ResponsesAgent):
         wanted = passages_wanted(custom_inputs)
         question = last_question(request)
         documents = self.retrieve(question) if question else []
-        answer = write_answer(question, documents[:wanted])
         best = documents[0]["metadata"] if documents else {"topic": None, "score": 0.0}
+        passages = write_answer(question, documents[:wanted])
 
-        item_id = f"msg_{uuid.uuid4().hex}"
-        for line in answer.splitlines(keepends=True):
-            yield ResponsesAgentStreamEvent(**self.create_text_delta(delta=line, item_id=item_id))
+        item_id, answer = f"msg_{uuid.uuid4().hex}", ""
+        worded = documents and self.settings.llm_endpoint
+        for piece in self.word(question, passages) if worded else passages.splitlines(keepends=True):
+            answer += piece
+            yield ResponsesAgentStreamEvent(**self.create_text_delta(delta=piece, item_id=item_id))
         done: dict[str, Any] = {
             "type": "response.output_item.done",
             "item": self.create_text_output_item(text=answer, id=item_id),
@@ -296,6 +305,23 @@ class PythonDocsAgent(ResponsesAgent):
             }
             for passage, score in self.index.search(question, RETRIEVED)
         ]
+
+    @mlflow.trace(span_type=SpanType.CHAT_MODEL, output_reducer="".join)
+    def word(self, question: str, passages: str) -> Iterator[str]:
+        """The language model's answer, piece by piece as it comes.
+
+        Raises:
+            HTTPError: The endpoint refused, which is this agent's failure too, for the gate to see.
+        """
+        messages = [
+            {"role": "system", "content": INSTRUCTIONS},
+            {"role": "user", "content": f"{question}\n\n{passages}"},
+        ]
+        llm = get_deploy_client("databricks")  # type: ignore[no-untyped-call]
+        for chunk in llm.predict_stream(endpoint=self.settings.llm_endpoint, inputs={"messages": messages}):
+            for choice in chunk["choices"]:
+                if piece := choice["delta"].get("content"):
+                    yield piece
 
     @property
     def index(self) -> PassageIndex:

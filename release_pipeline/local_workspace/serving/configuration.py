@@ -17,7 +17,8 @@ from release_pipeline.local_workspace.errors import InvalidParameter
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 ENTITY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 SECRET_REFERENCE = re.compile(r"\{\{\s*secrets/([^/{}]+)/([^/{}]+?)\s*\}\}")
-WORKLOAD_SIZES = ("Small", "Medium", "Large")
+CONCURRENCY = {"Small": 4, "Medium": 16, "Large": 64}
+"""Highest provisioned concurrency by workload size: 4, 8 to 16, 16 to 64."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class ServedEntity:
         entity_name: Registered model, ``catalog.schema.model``.
         entity_version: Version of it, digits as text.
         created_ms: When this entity was first part of an accepted configuration, epoch milliseconds.
+        min_provisioned_concurrency: Given in place of a workload size; a laptop does not scale down to it.
+        max_provisioned_concurrency: How many requests are answered at a time, in place of a workload size.
     """
 
     id: str
@@ -42,6 +45,13 @@ class ServedEntity:
     environment_vars: dict[str, str] = field(repr=False)
     creator: str
     created_ms: int
+    min_provisioned_concurrency: int | None = None
+    max_provisioned_concurrency: int | None = None
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests it answers at a time, scaled up as far as it goes."""
+        return self.max_provisioned_concurrency or CONCURRENCY[self.workload_size]
 
     def serves_as(self, other: "ServedEntity") -> bool:
         """Whether a scoring process of the other can go on for this one."""
@@ -53,13 +63,17 @@ class ServedEntity:
         """The entity as the API shows it; ``state`` is its deployment state."""
         answer: dict[str, Any] = {
             "name": self.name,
-            "workload_size": self.workload_size,
             "workload_type": self.workload_type,
             "scale_to_zero_enabled": self.scale_to_zero_enabled,
             "creator": self.creator,
             "creation_timestamp": self.created_ms,
             "state": dict(state),
         }
+        if self.max_provisioned_concurrency is None:
+            answer["workload_size"] = self.workload_size
+        else:
+            answer["min_provisioned_concurrency"] = self.min_provisioned_concurrency
+            answer["max_provisioned_concurrency"] = self.max_provisioned_concurrency
         if self.environment_vars:
             answer["environment_vars"] = dict(self.environment_vars)
         names = ("model_name", "model_version") if as_model else ("entity_name", "entity_version")
@@ -143,8 +157,9 @@ def _parse_entity(item: Any, creator: str, now_ms: int) -> ServedEntity:
     if not ENTITY_NAME.fullmatch(name):
         raise InvalidParameter(f"Served entity name {name!r}: use letters, digits, '-', '_' and '.', at most 128.")
     size = str(item.get("workload_size") or "Small")
-    if size not in WORKLOAD_SIZES:
-        raise InvalidParameter(f"Served entity {name!r}: workload_size must be one of {', '.join(WORKLOAD_SIZES)}.")
+    if size not in CONCURRENCY:
+        raise InvalidParameter(f"Served entity {name!r}: workload_size must be one of {', '.join(CONCURRENCY)}.")
+    least, most = _parse_concurrency(name, item)
     return ServedEntity(
         id=uuid.uuid4().hex,
         name=name,
@@ -156,19 +171,29 @@ def _parse_entity(item: Any, creator: str, now_ms: int) -> ServedEntity:
         environment_vars=_parse_environment(name, item.get("environment_vars") or {}),
         creator=creator,
         created_ms=now_ms,
+        min_provisioned_concurrency=least,
+        max_provisioned_concurrency=most,
     )
+
+
+def _parse_concurrency(entity: str, item: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    least, most = item.get("min_provisioned_concurrency"), item.get("max_provisioned_concurrency")
+    if least is None and most is None:
+        return None, None
+    if item.get("workload_size"):
+        raise InvalidParameter(f"Served entity {entity!r}: give workload_size or provisioned concurrency, not both.")
+    least = 0 if least is None else least
+    if type(least) is not int or type(most) is not int or least % 4 or most % 4 or not 0 <= least <= most or not most:
+        raise InvalidParameter(
+            f"Served entity {entity!r}: max_provisioned_concurrency must be a multiple of 4 above 0, and "
+            "min_provisioned_concurrency one that is not above it."
+        )
+    return least, most
 
 
 def _parse_environment(entity: str, variables: Any) -> dict[str, str]:
     if not isinstance(variables, dict) or not all(isinstance(value, str) for value in variables.values()):
         raise InvalidParameter(f"Served entity {entity!r}: environment_vars must map names to text.")
-    for variable, value in variables.items():
-        if reference := SECRET_REFERENCE.search(value):
-            scope, key = reference.groups()
-            raise InvalidParameter(
-                f"Served entity {entity!r}: {variable} refers to the secret {key!r} of scope {scope!r}, "
-                "which does not exist; create it first."
-            )
     return dict(variables)
 
 

@@ -1,4 +1,4 @@
-"""One serving endpoint while the server runs: its stored record, its processes, its routing table."""
+"""One serving endpoint while the server runs: its stored record, its deployments, its routing table."""
 
 import asyncio
 import random
@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
+from release_pipeline.local_workspace.access import ENDPOINT_LEVELS, EVERYBODY
 from release_pipeline.local_workspace.errors import NotFound
 from release_pipeline.local_workspace.serving.configuration import EndpointConfig, ServedEntity
+from release_pipeline.local_workspace.serving.deployment import Deployment
 from release_pipeline.local_workspace.serving.derived_rows import FEEDBACK
-from release_pipeline.local_workspace.serving.gateway import RateLimit
+from release_pipeline.local_workspace.serving.gateway import RateLimits
 from release_pipeline.local_workspace.serving.inference_log import TableLog
 from release_pipeline.local_workspace.serving.metrics import RequestCounters
-from release_pipeline.local_workspace.serving.supervisor import ABORTED, CREATING, FAILED, READY, ScoringProcess
+from release_pipeline.local_workspace.serving.supervisor import ABORTED, CREATING, FAILED, READY
 from release_pipeline.local_workspace.settings import Faults
 from release_pipeline.local_workspace.state.endpoints import UPDATE_FAILED, EndpointRecord
 
@@ -28,34 +30,39 @@ class Endpoint:
     """The running side of an `EndpointRecord`.
 
     Attributes:
-        processes: Scoring processes of the active and the pending configuration, by entity id.
+        deployments: What serves the entities of the active and the pending configuration, by entity id.
         log: Where rows of the inference table go, None when it is not enabled.
+        usage: Where requests are noted, None when usage is not tracked.
         update: The task that brings the pending configuration up.
+        manageable: Whether anybody may change or delete it.
     """
+
+    manageable = True
 
     def __init__(self, record: EndpointRecord) -> None:
         self.record = record
-        self.processes: dict[str, ScoringProcess] = {}
+        self.deployments: dict[str, Deployment] = {}
         self.counters: dict[str, RequestCounters] = {}
         self.log: TableLog | None = None
-        self.limit: RateLimit | None = None
+        self.usage: TableLog | None = None
+        self.limit: RateLimits | None = None
         self.update: asyncio.Task[None] | None = None
-        self._routed: list[ScoringProcess] = []
+        self._routed: list[Deployment] = []
         self._weights: list[int] = []
 
     def activate(self) -> None:
         """Route by the record's active configuration from now on."""
         config = self.record.config
         assert config is not None
-        by_name = {entity.name: self.processes[entity.id] for entity in config.entities}
+        by_name = {entity.name: self.deployments[entity.id] for entity in config.entities}
         for name in by_name:
             self.counters.setdefault(name, RequestCounters())
         routes = [(by_name[name], percentage) for name, percentage in config.traffic.items() if percentage > 0]
-        self._routed = [process for process, _ in routes]
+        self._routed = [deployment for deployment, _ in routes]
         self._weights = list(accumulate(percentage for _, percentage in routes))
 
-    def choose(self) -> ScoringProcess:
-        """A process, by the weights of the active routes.
+    def choose(self) -> Deployment:
+        """A deployment, by the weights of the active routes.
 
         Raises:
             NotFound: Nothing is served yet.
@@ -66,8 +73,8 @@ class Endpoint:
             return self._routed[0]
         return self._routed[bisect(self._weights, random.random() * 100)]
 
-    def named(self, entity_name: str) -> ScoringProcess:
-        """The process of one active entity, whatever its share of the traffic.
+    def named(self, entity_name: str) -> Deployment:
+        """The deployment of one active entity, whatever its share of the traffic.
 
         Raises:
             NotFound: No active entity has that name.
@@ -76,7 +83,7 @@ class Endpoint:
         entity = config.entity(entity_name) if config else None
         if entity is None:
             raise NotFound(NOT_THERE)
-        return self.processes[entity.id]
+        return self.deployments[entity.id]
 
     def known_entity(self, entity_name: str) -> ServedEntity:
         """An entity of the active or the pending configuration, the pending one first.
@@ -98,7 +105,7 @@ class Endpoint:
         """The endpoint as the API shows it to ``reader``; ``url`` and ``admin`` are the workspace's."""
         record = self.record
         serving = record.config is not None and all(
-            self.processes[entity.id].state == READY for entity in record.config.entities
+            self.deployments[entity.id].state == READY for entity in record.config.entities
         )
         answer: dict[str, Any] = {
             "name": record.name,
@@ -110,7 +117,7 @@ class Endpoint:
             "route_optimized": False,
             "endpoint_url": f"{url}/serving-endpoints/{record.name}/invocations",
         }
-        if level := "CAN_MANAGE" if reader == admin else self._level(reader):
+        if level := "CAN_MANAGE" if reader == admin else self.level_of(reader):
             answer["permission_level"] = level
         if record.config is not None:
             answer["config"] = record.config.view(self._states(record.config))
@@ -125,12 +132,13 @@ class Endpoint:
             answer["description"] = record.description
         return answer
 
-    def _level(self, reader: str) -> str | None:
-        """What ``reader`` was given on this endpoint; whoever made it may manage it."""
+    def level_of(self, reader: str) -> str | None:
+        """The highest that ``reader`` was given on this endpoint, or everybody; whoever made it may manage it."""
         if reader == self.record.creator:
             return "CAN_MANAGE"
-        given = (grant for grant in self.record.permissions if reader in grant.values())
-        return next((grant["permission_level"] for grant in given), None)
+        names = {reader, *EVERYBODY}
+        given = [grant["permission_level"] for grant in self.record.permissions if names & set(grant.values())]
+        return max(given, key=ENDPOINT_LEVELS.index, default=None)
 
     def _states(self, config: EndpointConfig) -> dict[str, Mapping[str, str]]:
         return {entity.id: self._state(entity) for entity in config.entities}
@@ -138,8 +146,8 @@ class Endpoint:
     def _state(self, entity: ServedEntity) -> dict[str, str]:
         if entity.id in self.record.failures:
             state, message = FAILED, self.record.failures[entity.id]
-        elif process := self.processes.get(entity.id):
-            state, message = process.state, process.message
+        elif deployment := self.deployments.get(entity.id):
+            state, message = deployment.state, deployment.message
         else:
             state, message = (ABORTED if self.record.config_update == UPDATE_FAILED else CREATING), ""
         return {"deployment": state, "deployment_state_message": message}

@@ -8,18 +8,23 @@ longer named end after their last answer.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from release_pipeline.local_workspace.caller import caller
 from release_pipeline.local_workspace.errors import AlreadyExists, ApiError, Conflict, InvalidParameter, NotFound
+from release_pipeline.local_workspace.serving.admission import Admission
 from release_pipeline.local_workspace.serving.configuration import NAME, EndpointConfig, parse_config
+from release_pipeline.local_workspace.serving.deployment import Deployment
 from release_pipeline.local_workspace.serving.endpoint import Endpoint
-from release_pipeline.local_workspace.serving.gateway import inference_table, rate_limit
+from release_pipeline.local_workspace.serving.entity_logs import EntityLogs
+from release_pipeline.local_workspace.serving.foundation_model import FoundationEndpoint
+from release_pipeline.local_workspace.serving.gateway import inference_table, rate_limits
 from release_pipeline.local_workspace.serving.inference_log import InferenceLog
 from release_pipeline.local_workspace.serving.router import Router
-from release_pipeline.local_workspace.serving.supervisor import ScoringProcess, remove_logs
+from release_pipeline.local_workspace.serving.usage import UsageTracking, tracks_usage
 from release_pipeline.local_workspace.serving.warm_processes import WarmProcesses
+from release_pipeline.local_workspace.serving.worker_environment import WorkerEnvironments
 from release_pipeline.local_workspace.state.endpoints import (
     IN_PROGRESS,
     NOT_UPDATING,
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHUTDOWN_DRAIN_SECONDS = 5.0
+IDLE_POLL_SECONDS = 1.0
 
 
 class ServingEndpoints:
@@ -44,25 +50,33 @@ class ServingEndpoints:
         self._settings = workspace.settings
         self._store = EndpointStore(workspace.database)
         self._log = InferenceLog(self._settings.data_dir / "inference_log", workspace.sql, self._settings.faults)
+        self._usage = UsageTracking(self._settings, workspace.sql)
         self._changes = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
+        self._admission = Admission(workspace)
+        self._environments = WorkerEnvironments(self._settings, workspace.secrets, workspace.tokens)
         self._warm = WarmProcesses(self._settings.keep_warm_seconds, self._end)
         self.endpoints: dict[str, Endpoint] = {}
-        self.router = Router(self.endpoints, self._settings)
+        self.router = Router(self.endpoints, self._settings, workspace.access)
 
     async def start(self) -> None:
         """Bring back what was stored: processes of active configurations, and updates that were under way."""
         await self.router.start()
         self._log.start()
+        self._usage.start()
+        provided = FoundationEndpoint(self._settings, self._environments.of("", None))
+        self.endpoints[provided.record.name] = provided
         for record in await asyncio.to_thread(self._store.load):
             endpoint = self.endpoints[record.name] = Endpoint(record)
             self._apply_gateway(endpoint)
             if record.config is not None:
                 for entity in record.config.entities:
-                    self._process(endpoint, record.config, entity.id).start(recovering=True)
+                    self._deployment(endpoint, record.config, entity.id).start(recovering=True)
                 endpoint.activate()
+                await self._note_served(endpoint)
             if record.config_update == IN_PROGRESS:
                 self._begin_update(endpoint)
+        self._in_background(self._scale_to_zero())
 
     async def stop(self) -> None:
         """End all scoring processes and flush the inference log; stored state stays."""
@@ -70,10 +84,12 @@ class ServingEndpoints:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        processes = [process for e in self.endpoints.values() for process in e.processes.values()]
-        await asyncio.gather(*(process.stop(SHUTDOWN_DRAIN_SECONDS) for process in processes), self._warm.stop())
+        deployments = [each for e in self.endpoints.values() for each in e.deployments.values()]
+        await asyncio.gather(*(each.stop(SHUTDOWN_DRAIN_SECONDS) for each in deployments), self._warm.stop())
+        await self._environments.fork_server.stop()
         await self.router.stop()
         await self._log.stop()
+        await self._usage.stop()
 
     def get(self, name: str) -> Endpoint:
         """The endpoint of that name.
@@ -161,6 +177,7 @@ class ServingEndpoints:
             endpoint = self.get(name)
             await self._set_gateway(endpoint, dict(gateway))
             await self.save(endpoint)
+            await self._note_served(endpoint)
             return endpoint.record.ai_gateway
 
     async def save(self, endpoint: Endpoint) -> None:
@@ -176,6 +193,8 @@ class ServingEndpoints:
                 endpoint.update.cancel()
                 await asyncio.gather(endpoint.update, return_exceptions=True)
             await asyncio.to_thread(self._store.delete, name)
+            if endpoint.usage is not None:
+                await asyncio.to_thread(self._usage.note_deletion, endpoint.record)
             del self.endpoints[name]
             failed, endpoint.record.config, endpoint.record.pending = endpoint.record.pending, None, None
             self._forget(endpoint)
@@ -189,17 +208,8 @@ class ServingEndpoints:
             now_ms=_now_ms(),
             active=record.config,
         )
-        for entity in config.entities:
-            version = await asyncio.to_thread(
-                self._workspace.registry.get_version, entity.entity_name, entity.entity_version
-            )
-            if version is None:
-                raise NotFound(f"Version {entity.entity_version} of model '{entity.entity_name}' does not exist.")
-            if version.status != "READY":
-                raise InvalidParameter(
-                    f"Version {entity.entity_version} of model '{entity.entity_name}' is {version.status}; "
-                    "wait until it is READY."
-                )
+        who = record.creator, caller(self._settings.user_name)
+        await self._admission.check(config, record.config, who)
         return config
 
     async def _set_gateway(self, endpoint: Endpoint, gateway: dict[str, Any]) -> None:
@@ -207,7 +217,7 @@ class ServingEndpoints:
         table, before = inference_table(gateway, name), inference_table(endpoint.record.ai_gateway, name)
         if table and before and table != before:
             raise InvalidParameter("Disable the inference table before you give it another catalog, schema or prefix.")
-        rate_limit(gateway)
+        rate_limits(gateway)
         if table:
             try:
                 faults = self._settings.faults
@@ -229,18 +239,20 @@ class ServingEndpoints:
         gateway = endpoint.record.ai_gateway
         table = inference_table(gateway, endpoint.record.name)
         endpoint.log = self._log.table(table) if table else None
-        endpoint.limit = rate_limit(gateway)
+        endpoint.usage = self._usage.log() if tracks_usage(gateway) else None
+        endpoint.limit = rate_limits(gateway)
 
-    def _process(self, endpoint: Endpoint, config: EndpointConfig, entity_id: str) -> ScoringProcess:
+    def _deployment(self, endpoint: Endpoint, config: EndpointConfig, entity_id: str) -> Deployment:
         entity = next(entity for entity in config.entities if entity.id == entity_id)
         warm = self._warm.take(endpoint.record.name, entity)
         if warm is not None:
-            endpoint.processes[entity_id] = warm
+            endpoint.deployments[entity_id] = warm
             return warm
         path = self._workspace.registry.version_path(entity.entity_name, entity.entity_version)
-        process = ScoringProcess(self._settings, endpoint.record.name, entity, path)
-        endpoint.processes[entity_id] = process
-        return process
+        environment = self._environments.of(endpoint.record.creator, path)
+        deployment = Deployment(self._settings, endpoint.record.name, entity, path, environment)
+        endpoint.deployments[entity_id] = deployment
+        return deployment
 
     def _begin_update(self, endpoint: Endpoint) -> None:
         endpoint.update = asyncio.create_task(self._update(endpoint))
@@ -250,51 +262,68 @@ class ServingEndpoints:
         pending = record.pending
         assert pending is not None
         new = [
-            self._process(endpoint, pending, entity.id)
+            self._deployment(endpoint, pending, entity.id)
             for entity in pending.entities
-            if entity.id not in endpoint.processes
+            if entity.id not in endpoint.deployments
         ]
-        for process in new:
-            if not process.started:
-                process.start()
+        for deployment in new:
+            if not deployment.started:
+                deployment.start()
         fails = self._settings.faults.updates_to_fail > 0
         self._settings.faults.updates_to_fail -= fails
         await asyncio.sleep(self._settings.faults.update_seconds)
-        outcomes = await asyncio.gather(*(process.settled() for process in new))
+        outcomes = await asyncio.gather(*(deployment.settled() for deployment in new))
         async with self._changes:
             if all(outcomes) and not fails:
                 record.config, record.pending, record.config_update = pending, None, NOT_UPDATING
                 await self.save(endpoint)
                 endpoint.activate()
+                await self._note_served(endpoint)
             else:
                 record.config_update = UPDATE_FAILED
                 record.failures = {
-                    process.entity.id: process.message for process, well in zip(new, outcomes, strict=True) if not well
+                    each.entity.id: each.message for each, well in zip(new, outcomes, strict=True) if not well
                 }
                 await self.save(endpoint)
             self._forget(endpoint)
 
+    async def _note_served(self, endpoint: Endpoint) -> None:
+        if endpoint.usage is not None:
+            await asyncio.to_thread(self._usage.note_served, endpoint.record)
+
     def _forget(self, endpoint: Endpoint) -> None:
-        """End processes that nothing needs: of entities no longer named, and of an update that failed."""
+        """End deployments that nothing needs: of entities no longer named, and of an update that failed."""
         record = endpoint.record
         active = {entity.id for entity in record.config.entities} if record.config else set()
-        for entity_id in endpoint.processes.keys() - active:
-            process = endpoint.processes.pop(entity_id)
-            if self._warm.keep(record.name, process):
-                continue
-            task = asyncio.create_task(self._end(process, keep_logs=entity_id in endpoint.entity_ids()))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+        for entity_id in endpoint.deployments.keys() - active:
+            deployment = endpoint.deployments.pop(entity_id)
+            if not self._warm.keep(record.name, deployment):
+                self._in_background(self._end(deployment, keep_logs=entity_id in endpoint.entity_ids()))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _scale_to_zero(self) -> None:
+        """End the processes of entities that may be scaled to zero and were not asked for long enough."""
+        while True:
+            await asyncio.sleep(IDLE_POLL_SECONDS)
+            for endpoint in self.endpoints.values():
+                for entity in endpoint.record.config.entities if endpoint.record.config else ():
+                    deployment = endpoint.deployments[entity.id]
+                    if entity.scale_to_zero_enabled and deployment.is_idle(self._settings.faults.scale_to_zero_seconds):
+                        self._in_background(deployment.sleep())
 
     def _remove_logs(self, endpoint: Endpoint, failed: EndpointConfig | None) -> None:
         for entity in failed.entities if failed else ():
-            if entity.id not in endpoint.entity_ids() and entity.id not in endpoint.processes:
-                remove_logs(self._settings.data_dir, entity)
+            if entity.id not in endpoint.entity_ids() and entity.id not in endpoint.deployments:
+                EntityLogs(self._settings.data_dir, entity.id).remove()
 
-    async def _end(self, process: ScoringProcess, *, keep_logs: bool = False) -> None:
-        await process.stop()
+    async def _end(self, deployment: Deployment, *, keep_logs: bool = False) -> None:
+        await deployment.stop()
         if not keep_logs:
-            remove_logs(self._settings.data_dir, process.entity)
+            deployment.logs.remove()
 
 
 def _now_ms() -> int:

@@ -7,7 +7,7 @@ Bodies are read as mlflow's scoring server reads them (``dataframe_records``, ``
 import json
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,22 +17,31 @@ from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.pyfunc.context import Context, set_prediction_context
 from mlflow.utils.mlflow_tags import MLFLOW_DATABRICKS_MODEL_SERVING_ENDPOINT_NAME
 
+from release_pipeline.local_workspace.serving.invoker import acting_for
 from release_pipeline.local_workspace.serving.redaction import describe, redact
+from release_pipeline.local_workspace.serving.scoring_error import ScoringError
 from release_pipeline.local_workspace.serving.worker_protocol import WorkerOrder
 
 # Fields that the platform reads and a model's schema does not know.
-PLATFORM_FIELDS = ("client_request_id", "databricks_options")
+PLATFORM_FIELDS = ("client_request_id", "databricks_options", "usage_context")
 
-_request_id: ContextVar[str | None] = ContextVar("databricks_request_id", default=None)
+_asked: ContextVar["_Asked | None"] = ContextVar("asked", default=None)
 
 
-class ScoringError(Exception):
-    """A request that gets an error instead of an answer."""
+class _Asked:
+    """One request while it is answered: its id, and mlflow's own records of the traces that ended during it."""
 
-    def __init__(self, status: int, error_code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error_code": error_code, "message": message}
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.traces: list[Any] = []
+
+    def output(self, *, trace: bool) -> dict[str, Any]:
+        """What the platform adds to the answer."""
+        added: dict[str, Any] = {"databricks_request_id": self.request_id}
+        if trace and self.traces:
+            # What an agent traces of its own comes first; the trace of the whole request ends last.
+            added["trace"] = json.loads(self.traces[-1].to_mlflow_trace().to_json())
+        return added
 
 
 class ServedModel:
@@ -46,42 +55,51 @@ class ServedModel:
         self._parameters = {parameter.name for parameter in parameters.params} if parameters else set()
         self._returns_request_id = os.environ.get("RETURN_REQUEST_ID_IN_RESPONSE", "").lower() == "true"
 
-    def predict(self, body: dict[str, Any] | bytes, content_type: str, request_id: str) -> bytes:
+    def predict(self, body: dict[str, Any] | bytes, content_type: str, request_id: str, invoker: str = "") -> bytes:
         """Answer one request; JSON. A body that is not JSON (CSV, Parquet) is given as bytes.
+
+        ``invoker`` is the token with which the model acts on behalf of whoever asked, empty where it may not.
 
         Raises:
             ScoringError: The body does not fit the model, or the model raised.
         """
         data = {k: v for k, v in body.items() if k not in PLATFORM_FIELDS} if isinstance(body, dict) else body
         try:
-            with self._request(request_id):
+            with self._request(request_id, invoker) as asked:
                 answer = scoring_server.invocations(data, content_type, self._model, self._input_schema)  # type: ignore[no-untyped-call]
         except Exception as error:
             raise _scoring_error(error) from error
         if answer.status != 200:
             raise ScoringError(answer.status, "BAD_REQUEST", answer.response)
         text: str = answer.response
-        if (self._returns_request_id or _asks_for_trace(body)) and text.startswith("{"):
+        wants_trace = _asks_for_trace(body)
+        if (self._returns_request_id or wants_trace) and text.startswith("{"):
             document = json.loads(text)
-            document.setdefault("databricks_output", {})["databricks_request_id"] = request_id
+            document.setdefault("databricks_output", {}).update(asked.output(trace=wants_trace))
             text = json.dumps(document)
         return text.encode()
 
-    def predict_stream(self, body: dict[str, Any], request_id: str) -> Iterator[bytes]:
+    def predict_stream(self, body: dict[str, Any], request_id: str, invoker: str = "") -> Iterator[bytes]:
         """Events of one streamed answer, JSON each. Iterate in one thread: the trace is bound to it.
+
+        Where the request asks for its trace, that is in an event of its own, the last.
 
         Raises:
             ScoringError: As `predict`, and after any number of events.
         """
         data = {k: v for k, v in body.items() if k not in PLATFORM_FIELDS and k not in self._parameters}
         parameters = {k: v for k, v in body.items() if k in self._parameters} or None
+        begun = False
         try:
-            with self._request(request_id):
+            with self._request(request_id, invoker) as asked:
                 for event in self._model.predict_stream(data, params=parameters):
+                    begun = True
                     yield json.dumps(event).encode()
-        except NotImplementedError as error:
-            raise ScoringError(400, "BAD_REQUEST", "The model does not support streaming.") from error
+            if _asks_for_trace(body):
+                yield json.dumps({"databricks_output": asked.output(trace=True)}).encode()
         except Exception as error:
+            if isinstance(error, NotImplementedError) and not begun:  # what MLflow raises for a model without a stream
+                raise ScoringError(400, "BAD_REQUEST", "The model does not support streaming.") from error
             raise _scoring_error(error) from error
 
     def close(self) -> None:
@@ -89,8 +107,14 @@ class ServedModel:
         if self._order.traced:
             mlflow.flush_trace_async_logging()
 
-    def _request(self, request_id: str) -> AbstractContextManager[None]:
-        return _traced(self._order, request_id) if self._order.traced else nullcontext()
+    @contextmanager
+    def _request(self, request_id: str, invoker: str) -> Iterator[_Asked]:
+        asked = _Asked(request_id)
+        with ExitStack() as contexts:
+            contexts.enter_context(acting_for(invoker))
+            if self._order.traced:
+                contexts.enter_context(_traced(self._order, asked))
+            yield asked
 
 
 class _traced:
@@ -101,8 +125,8 @@ class _traced:
     workspace's own.
     """
 
-    def __init__(self, order: WorkerOrder, request_id: str) -> None:
-        self._request_id = request_id
+    def __init__(self, order: WorkerOrder, asked: _Asked) -> None:
+        self._asked = asked
         self._labels = mlflow.tracing.context(
             metadata={
                 MLFLOW_DATABRICKS_MODEL_SERVING_ENDPOINT_NAME: order.endpoint,
@@ -112,23 +136,23 @@ class _traced:
                 "model_version": order.model_version,
             }
         )
-        self._prediction = set_prediction_context(Context(request_id=request_id, endpoint_name=order.endpoint))
+        self._prediction = set_prediction_context(Context(request_id=asked.request_id, endpoint_name=order.endpoint))
 
     def __enter__(self) -> None:
-        self._token = _request_id.set(self._request_id)
+        self._token = _asked.set(self._asked)
         self._labels.__enter__()
         self._prediction.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._prediction.__exit__(*error)
         self._labels.__exit__(*error)
-        _request_id.reset(self._token)
+        _asked.reset(self._token)
 
 
 def load_served_model(order: WorkerOrder) -> ServedModel:
     """Load the model in this process and turn tracing on or off for it."""
     if order.traced:
-        mlflow.tracing.configure(span_processors=[_set_client_request_id])
+        mlflow.tracing.configure(span_processors=[_note_trace])
         # Set once: otherwise mlflow asks the server for the experiment before every single trace.
         mlflow.set_experiment(experiment_id=os.environ["MLFLOW_EXPERIMENT_ID"])
     else:
@@ -142,15 +166,17 @@ def _asks_for_trace(body: dict[str, Any] | bytes) -> bool:
     return isinstance(options, dict) and options.get("return_trace") is True
 
 
-def _set_client_request_id(span: Any) -> None:
+def _note_trace(span: Any) -> None:
+    """At the end of a trace's root: give the trace the request's id, and keep it until the request is answered."""
     from mlflow.tracing.trace_manager import InMemoryTraceManager
 
-    request_id = _request_id.get()
-    if request_id is None or span.parent_id is not None:
+    asked = _asked.get()
+    if asked is None or span.parent_id is not None:
         return
     with InMemoryTraceManager.get_instance().get_trace(span.trace_id) as trace:  # type: ignore[no-untyped-call]
         if trace is not None:
-            trace.info.client_request_id = request_id
+            trace.info.client_request_id = asked.request_id
+            asked.traces.append(trace)
 
 
 def _scoring_error(error: Exception) -> ScoringError:

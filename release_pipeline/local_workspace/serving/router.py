@@ -16,13 +16,16 @@ import aiohttp
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from release_pipeline.local_workspace.access import Access
+from release_pipeline.local_workspace.caller import caller
 from release_pipeline.local_workspace.errors import NotFound
 from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.serving.derived_rows import FEEDBACK
 from release_pipeline.local_workspace.serving.endpoint import NOT_THERE, Endpoint, feedback_entity
 from release_pipeline.local_workspace.serving.logged_row import is_logged, logged_row
 from release_pipeline.local_workspace.serving.metrics import RequestCounters
-from release_pipeline.local_workspace.serving.supervisor import ScoringProcess
+from release_pipeline.local_workspace.serving.supervisor import POLL_SECONDS
+from release_pipeline.local_workspace.serving.turn import Turn
 from release_pipeline.local_workspace.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ class Exchange:
     request_id: str
     arrived: float
     started: float
+    requester: str
 
     def finish(self, status: int, response: bytes | None) -> None:
         """Count the request and write its row; nothing of the answer's end may be sent before.
@@ -61,17 +65,21 @@ class Exchange:
         duration_ms = (time.perf_counter() - self.started) * 1000
         endpoint, faults = self.endpoint, self.settings.faults
         endpoint.counters[self.entity.name].count(status, duration_ms)
+        logs = [endpoint.usage] if endpoint.usage is not None else []
         if endpoint.log is not None and is_logged(faults, self.request_id, status):
+            logs.append(endpoint.log)
+        if logs:
             row = logged_row(faults, endpoint.record.name, self.entity, self.body, response)
             row |= {
                 "databricks_request_id": self.request_id,
                 "request_ms": int(self.arrived * 1000),
                 "status_code": status,
                 "execution_duration_ms": int(duration_ms),
-                "requester": self.settings.user_name,
+                "requester": self.requester,
                 "ended": time.time(),
             }
-            endpoint.log.append(row)
+            for log in logs:
+                log.append(row)
 
     def headers(self) -> dict[str, str]:
         """What every answer carries."""
@@ -81,8 +89,9 @@ class Exchange:
 class Router:
     """Sends requests to scoring processes."""
 
-    def __init__(self, endpoints: dict[str, Endpoint], settings: Settings) -> None:
+    def __init__(self, endpoints: dict[str, Endpoint], settings: Settings, access: Access) -> None:
         self._endpoints = endpoints
+        self._access = access
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
 
@@ -120,38 +129,48 @@ class Router:
 
         Raises:
             NotFound: There is no such endpoint or entity, or it is not deployed yet.
+            PermissionDenied: The sender may not query the endpoint.
         """
         arrived, started = time.time(), time.perf_counter()
         content = await request.body() if body is None else body
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             raise NotFound(NOT_THERE)
+        self._access.require_endpoint(endpoint, "CAN_QUERY")
+        requester = caller(self._settings.user_name)
         content_type = request.headers.get("content-type", "application/json")
 
         def exchange_with(served: ServedEntity) -> Exchange:
+            request_id = str(uuid.uuid4())
             return Exchange(
-                endpoint, served, self._settings, content, content_type, str(uuid.uuid4()), arrived, started
+                endpoint, served, self._settings, content, content_type, request_id, arrived, started, requester
             )
 
         if entity == FEEDBACK and (taker := feedback_entity(endpoint, self._settings.faults)) is not None:
             return _accept_feedback(exchange_with(taker))
-        process = endpoint.choose() if entity is None else endpoint.named(entity)
-        exchange = exchange_with(process.entity)
-        if endpoint.limit is not None and not endpoint.limit.admit():
+        deployment = endpoint.choose() if entity is None else endpoint.named(entity)
+        exchange = exchange_with(deployment.entity)
+        if endpoint.limit is not None and not endpoint.limit.admit(requester):
             return self._refuse(
                 exchange, 429, "REQUEST_LIMIT_EXCEEDED", "The rate limit of the endpoint is reached; try again later."
             )
-        process.in_flight += 1
-        handed_over = False
+        turn = Turn(deployment)
         try:
-            upstream = await self._send(exchange, process)
+            if not await turn.begin(COLD_START_SECONDS):
+                return self._refuse(
+                    exchange,
+                    429,
+                    "REQUEST_LIMIT_EXCEEDED",
+                    "Exceeded max number of parallel requests of the served entity; try again later, or give it a "
+                    "larger workload size.",
+                )
+            upstream = await self._send(exchange, turn)
             if upstream is None:
                 return self._refuse(
                     exchange, 503, "TEMPORARILY_UNAVAILABLE", "The served entity is being started; try again later."
                 )
             if upstream.content_type == EVENT_STREAM:
-                handed_over = True
-                return _RelayedStream(exchange, process, upstream, rewrite)
+                return _RelayedStream(exchange, turn.handed_over(), upstream, rewrite)
             try:
                 answer = await upstream.read()
             except aiohttp.ClientError:
@@ -163,22 +182,30 @@ class Router:
                 answer = json.dumps(rewrite(json.loads(answer))).encode()
             return Response(answer, upstream.status, exchange.headers(), upstream.content_type)
         finally:
-            if not handed_over:
-                process.in_flight -= 1
+            turn.end()
 
-    async def _send(self, exchange: Exchange, process: ScoringProcess) -> aiohttp.ClientResponse | None:
+    async def _send(self, exchange: Exchange, turn: Turn) -> aiohttp.ClientResponse | None:
         assert self._session is not None
-        if not await process.ready(COLD_START_SECONDS):
-            return None
-        headers = {
-            "content-type": exchange.content_type,
-            "x-worker-key": process.key,
-            "x-request-id": exchange.request_id,
-        }
-        try:
-            return await self._session.post(process.url, data=exchange.body, headers=headers)
-        except aiohttp.ClientError:
-            return None
+        give_up = time.monotonic() + COLD_START_SECONDS
+        while (process := turn.process) is not None:
+            headers = {
+                "content-type": exchange.content_type,
+                "x-worker-key": process.key,
+                "x-request-id": exchange.request_id,
+            }
+            if token := process.token_for(exchange.requester):
+                headers["x-invoker-token"] = token
+            try:
+                return await self._session.post(process.url, data=exchange.body, headers=headers)
+            except aiohttp.ClientConnectorError:
+                # Nothing was sent: the process ended a moment ago, and another, or the next, can answer.
+                if time.monotonic() > give_up:
+                    return None
+                await asyncio.sleep(POLL_SECONDS)
+                await turn.again(COLD_START_SECONDS)
+            except aiohttp.ClientError:
+                return None
+        return None
 
     def _refuse(self, exchange: Exchange, status: int, error_code: str, message: str) -> Response:
         answer = json.dumps({"error_code": error_code, "message": message}).encode()
@@ -198,13 +225,13 @@ class _RelayedStream(Response):
     """Passes events on as they come; the last one only after the row is written."""
 
     def __init__(
-        self, exchange: Exchange, process: ScoringProcess, upstream: aiohttp.ClientResponse, rewrite: Rewrite | None
+        self, exchange: Exchange, turn: Turn, upstream: aiohttp.ClientResponse, rewrite: Rewrite | None
     ) -> None:
         super().__init__(None, 200, exchange.headers(), EVENT_STREAM)
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-cache"
         self._exchange = exchange
-        self._process = process
+        self._turn = turn
         self._upstream = upstream
         self._rewrite = rewrite
         self._events: list[bytes] = []
@@ -228,7 +255,7 @@ class _RelayedStream(Response):
             else:
                 self._upstream.close()
                 self._record(status)
-            self._process.in_flight -= 1
+            self._turn.end()
         if status == 200:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

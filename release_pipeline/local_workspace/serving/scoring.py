@@ -5,25 +5,47 @@ import hmac
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from release_pipeline.local_workspace.serving.model import ScoringError, ServedModel
 from release_pipeline.local_workspace.serving.redaction import traceback_text
+from release_pipeline.local_workspace.serving.scoring_error import ScoringError
 
-THREADS = 32
 DONE = b"[DONE]"
 
 
-class ScoringApp:
-    """Answers ``POST`` with the model's answer, as JSON or as server-sent events when ``"stream": true``."""
+class Model(Protocol):
+    """What answers requests: :class:`model.ServedModel`, or :class:`stand_in.StandIn`."""
 
-    def __init__(self, model: ServedModel, key: str) -> None:
+    def predict(self, body: dict[str, Any] | bytes, content_type: str, request_id: str, invoker: str = "") -> bytes:
+        """The answer to one request."""
+        ...
+
+    def predict_stream(self, body: dict[str, Any], request_id: str, invoker: str = "") -> Iterator[bytes]:
+        """The events of one streamed answer."""
+        ...
+
+    def close(self) -> None:
+        """Send what is not sent."""
+        ...
+
+
+class ScoringApp:
+    """Answers ``POST`` with the model's answer, as JSON or as server-sent events when ``"stream": true``.
+
+    Args:
+        model: What answers.
+        key: What each request must carry as ``x-worker-key``.
+        threads: How many requests it answers at a time.
+    """
+
+    def __init__(self, model: Model, key: str, threads: int) -> None:
         self._model = model
         self._key = key.encode()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="predict")
 
     def close(self) -> None:
         """Give the threads back and send what is not sent."""
@@ -40,21 +62,24 @@ class ScoringApp:
             await _answer(send, 401, b"{}")
             return
         request_id = headers.get(b"x-request-id", b"").decode()
+        invoker = headers.get(b"x-invoker-token", b"").decode()
         content_type = headers.get(b"content-type", b"application/json").decode()
         try:
             body = _parse(raw, content_type)
             if isinstance(body, dict) and body.get("stream") is True and ("input" in body or "messages" in body):
-                await self._stream(body, request_id, receive, send)
+                await self._stream(body, request_id, invoker, receive, send)
                 return
             loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(self._threads, self._model.predict, body, content_type, request_id)
+            answer = await loop.run_in_executor(
+                self._threads, self._model.predict, body, content_type, request_id, invoker
+            )
         except ScoringError as error:
             _log(error)
             await _answer(send, error.status, json.dumps(error.body).encode())
         else:
             await _answer(send, 200, answer)
 
-    async def _stream(self, body: dict[str, Any], request_id: str, receive: Receive, send: Send) -> None:
+    async def _stream(self, body: dict[str, Any], request_id: str, invoker: str, receive: Receive, send: Send) -> None:
         events: asyncio.Queue[bytes | ScoringError] = asyncio.Queue()
         gone = threading.Event()
         loop = asyncio.get_running_loop()
@@ -63,7 +88,7 @@ class ScoringApp:
             # One thread runs the whole generator: mlflow binds its context to the thread that started it.
             last: bytes | ScoringError = DONE
             try:
-                for event in self._model.predict_stream(body, request_id):
+                for event in self._model.predict_stream(body, request_id, invoker):
                     if gone.is_set():
                         break
                     loop.call_soon_threadsafe(events.put_nowait, event)

@@ -1,18 +1,21 @@
-"""Starts a scoring process, watches it, starts it again when it dies, and stops it when nothing is in flight."""
+"""Starts a scoring process, watches it, starts it again when it dies, and ends it."""
 
 import asyncio
 import json
 import logging
 import os
 import secrets
-import sys
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from release_pipeline.local_workspace.errors import ApiError
 from release_pipeline.local_workspace.serving.configuration import ServedEntity
+from release_pipeline.local_workspace.serving.entity_logs import EntityLogs
+from release_pipeline.local_workspace.serving.model_environments import EnvironmentFailed, Interpreter
+from release_pipeline.local_workspace.serving.process_log import ProcessLog
+from release_pipeline.local_workspace.serving.worker_environment import WorkerEnvironment
+from release_pipeline.local_workspace.serving.worker_process import WorkerProcess, may_fork, start_worker
 from release_pipeline.local_workspace.serving.worker_protocol import WorkerOrder, WorkerReport
-from release_pipeline.local_workspace.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -24,46 +27,51 @@ ABORTED = "DEPLOYMENT_ABORTED"
 
 LOAD_SECONDS = 900.0
 """Longest time that a model may take to load."""
-DRAIN_SECONDS = 300.0
-"""Longest time that requests in flight are waited for before a process is stopped."""
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.5, 30.0
 STABLE_SECONDS = 60.0
 """A process that ran for this long starts again after the first back-off, not after a longer one."""
 POLL_SECONDS = 0.02
 
-# What a scoring process inherits; credentials of whoever started the server are not among it.
-INHERITED = frozenset(
-    {"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LD_LIBRARY_PATH"}
-    | {"PYTHONPATH", "VIRTUAL_ENV", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
-    | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
-)
+
+@dataclass
+class Served:
+    """What all processes of one served entity are started with.
+
+    Attributes:
+        model_path: Folder of the MLmodel file; None for the stand-in of a foundation model.
+        environment: Its Python, variables, secrets and credentials.
+        threads: How many requests one process answers at a time.
+    """
+
+    endpoint: str
+    entity: ServedEntity
+    model_path: Path | None
+    environment: WorkerEnvironment
+    logs: EntityLogs
+    threads: int
 
 
 class ScoringProcess:
-    """The scoring process of one served entity, over all its restarts.
+    """One scoring process of a served entity, over all its restarts.
 
     Attributes:
-        state: The API's deployment state of the entity.
+        state: The API's deployment state.
         message: Why, when the state is not ready.
-        in_flight: Requests that were routed here and are not answered to the end; the router counts it.
+        in_flight: Requests that were sent here and are not answered to the end; the router counts it.
+        url: Where it answers.
+        key: What each request to it must carry.
     """
 
-    def __init__(self, settings: Settings, endpoint: str, entity: ServedEntity, model_path: Path) -> None:
-        self.entity = entity
+    def __init__(self, served: Served, number: int) -> None:
         self.state = CREATING
         self.message = ""
         self.in_flight = 0
         self.url = ""
         self.key = secrets.token_urlsafe(24)
-        self._settings = settings
-        self._endpoint = endpoint
-        self._model_path = model_path
-        folder = log_folder(settings.data_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._log_path = folder / f"{entity.id}.log"
-        self._build_log_path = folder / f"{entity.id}.build.log"
-        self._report_path = folder / f"{entity.id}.report"
-        self._process: asyncio.subprocess.Process | None = None
+        self._served = served
+        self._number = number
+        self._process: WorkerProcess | None = None
+        self._log: ProcessLog | None = None
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._settled = asyncio.Event()
@@ -76,40 +84,28 @@ class ScoringProcess:
 
     @property
     def started(self) -> bool:
-        """Whether it was begun, and not stopped since."""
+        """Whether it was begun, and not ended since."""
         return self._task is not None
 
-    def go_on_as(self, entity: ServedEntity) -> None:
-        """Serve for another creation of the same entity, whose name and settings are equal; its logs move along."""
-        self.entity = entity
-        paths = []
-        for path in (self._log_path, self._build_log_path, self._report_path):
-            moved = path.with_name(path.name.replace(path.name.split(".")[0], entity.id))
-            if path.exists():
-                path.rename(moved)
-            paths.append(moved)
-        self._log_path, self._build_log_path, self._report_path = paths
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests can be sent."""
+        return self._ready.is_set()
 
-    async def settled(self) -> bool:
-        """Wait until the first start ended; whether it ended well."""
+    def token_for(self, user: str) -> str:
+        """A token with which the model acts on behalf of a user; empty where it may not."""
+        return self._served.environment.token_for(user)
+
+    async def settled(self) -> None:
+        """Wait until the first start ended, well or not."""
         await self._settled.wait()
-        return self.state == READY
 
-    async def ready(self, timeout: float) -> bool:
-        """Wait until requests can be sent, at most ``timeout`` seconds; whether they can."""
-        if self._ready.is_set():
-            return True
-        try:
-            await asyncio.wait_for(self._ready.wait(), timeout)
-        except TimeoutError:
-            return False
-        return True
+    async def until_ready(self) -> None:
+        """Wait until requests can be sent."""
+        await self._ready.wait()
 
-    async def stop(self, drain_seconds: float = DRAIN_SECONDS) -> None:
-        """Wait for the requests in flight, then end the process for good."""
-        deadline = asyncio.get_running_loop().time() + drain_seconds
-        while self.in_flight and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(POLL_SECONDS)
+    async def end(self) -> None:
+        """End the process; `start` begins anew."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -133,8 +129,9 @@ class ScoringProcess:
                 self.message = f"The scoring process ended with code {code}."
                 recovering = True
             await self._end_process()
-            self._note(self.message)
+            self._served.logs.note(self.message)
             if not recovering:
+                self._served.environment.close()
                 self.state = FAILED
                 self._settled.set()
                 return
@@ -146,71 +143,77 @@ class ScoringProcess:
 
     async def _launch(self) -> str:
         """Start the process and wait for its report; why it failed, or nothing."""
-        entity = self.entity
-        self._note(f"Loading {entity.entity_name} version {entity.entity_version}.")
-        self._report_path.unlink(missing_ok=True)
-        environment = self._environment()
-        with self._log_path.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "release_pipeline.local_workspace.serving.worker",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                # Its own session: an interrupt typed at the server is the server's to handle.
-                start_new_session=True,
-            )
+        served, entity = self._served, self._served.entity
+        served.logs.open()
+        report_path = served.logs.report(self._number)
+        try:
+            python = await served.environment.python(served.logs.note)
+            variables, secret_names, redactor = served.environment.variables(entity)
+        except (ApiError, EnvironmentFailed) as error:
+            return error.message
+        served.logs.note(f"Loading {entity.entity_name} version {entity.entity_version}.")
+        report_path.unlink(missing_ok=True)
+        served.environment.open()
+        self._log = ProcessLog(served.logs.runtime, redactor.redact)
+        output = await self._log.open()
+        try:
+            async with asyncio.timeout(LOAD_SECONDS):
+                self._process = await self._begin(python, variables, output)
+        except TimeoutError:
+            return f"The scoring process did not start within {LOAD_SECONDS:.0f} seconds."
+        except OSError as error:
+            return f"The scoring process could not be started: {error.strerror or error}."
+        finally:
+            os.close(output)
         order = WorkerOrder(
-            model_path=str(self._model_path),
-            report_path=str(self._report_path),
+            model_path=str(served.model_path or ""),
+            report_path=str(report_path),
             key=self.key,
-            endpoint=self._endpoint,
+            endpoint=served.endpoint,
             entity=entity.name,
             model_name=entity.entity_name,
             model_version=entity.entity_version,
             traced=entity.environment_vars.get("ENABLE_MLFLOW_TRACING", "").lower() == "true",
+            secret_variables=tuple(secret_names),
+            threads=served.threads,
         )
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
+        self._process.order(json.dumps(asdict(order)).encode() + b"\n")
         try:
             async with asyncio.timeout(LOAD_SECONDS):
-                while not self._report_path.exists():
+                while not report_path.exists():
                     if self._process.returncode is not None:
                         return f"The scoring process ended with code {self._process.returncode} while loading."
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             return f"The model did not load within {LOAD_SECONDS:.0f} seconds."
-        report = WorkerReport(**json.loads(self._report_path.read_text(encoding="utf-8")))
-        self._report_path.unlink()
+        report = WorkerReport(**json.loads(report_path.read_text(encoding="utf-8")))
+        report_path.unlink()
         if report.failure:
-            return report.failure
+            return redactor.redact(report.failure)
         self.url = f"http://127.0.0.1:{report.port}/invocations"
-        self._note("Ready.")
+        served.logs.note("Ready.")
         return ""
 
-    def _environment(self) -> dict[str, str]:
-        environment = {name: value for name, value in os.environ.items() if name in INHERITED}
-        root = str(Path(__file__).parents[3])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-        environment["PYTHONUNBUFFERED"] = "1"
-        # mlflow waits for minutes when a trace has no experiment, so there is always one.
-        environment["MLFLOW_EXPERIMENT_ID"] = "0"
-        environment["MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS"] = "500"
-        environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
-        environment |= self.entity.environment_vars
-        return environment | {
-            "DATABRICKS_HOST": self._settings.url,
-            "DATABRICKS_TOKEN": self._settings.token,
-            "MLFLOW_TRACKING_URI": "databricks",
-            "MLFLOW_REGISTRY_URI": "databricks-uc",
-        }
+    async def _begin(self, python: Interpreter, variables: dict[str, str], output: int) -> WorkerProcess:
+        served = self._served
+        if served.model_path is not None and may_fork(python, served.entity):
+            try:
+                return await served.environment.fork_server.start_worker(variables, output)
+            except OSError as error:
+                served.logs.note(f"It is started on its own, because it was not forked: {error.strerror or error}.")
+        return await start_worker(python.executable, python.variables(variables), output)
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
+        log, self._log = self._log, None
+        if process is not None:
+            await _end(process)
+        if log is not None:
+            await log.close()
+
+
+async def _end(process: WorkerProcess) -> None:
+    try:
         if process.returncode is None:
             process.terminate()
             try:
@@ -218,30 +221,5 @@ class ScoringProcess:
             except TimeoutError:
                 process.kill()
                 await process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
-
-    def _note(self, line: str) -> None:
-        with self._build_log_path.open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {line}\n")
-
-
-def log_folder(data_dir: Path) -> Path:
-    """Where the logs of the scoring processes are."""
-    return data_dir / "serving" / "logs"
-
-
-def read_log(data_dir: Path, entity: ServedEntity, *, build: bool, limit: int = 1 << 20) -> str:
-    """The last ``limit`` bytes of what an entity's process wrote, or of how it was built."""
-    path = log_folder(data_dir) / f"{entity.id}{'.build' if build else ''}.log"
-    if not path.exists():
-        return ""
-    with path.open("rb") as log:
-        log.seek(max(0, path.stat().st_size - limit))
-        return log.read().decode(errors="replace")
-
-
-def remove_logs(data_dir: Path, entity: ServedEntity) -> None:
-    """Delete the logs of an entity that no configuration mentions any more."""
-    for path in log_folder(data_dir).glob(f"{entity.id}.*"):
-        path.unlink(missing_ok=True)
+    finally:
+        process.let_go()

@@ -1,9 +1,9 @@
 """A scoring process: one model version, loaded once, answering the router over loopback.
 
-Started by the supervisor as ``python -m release_pipeline.local_workspace.serving.worker``. One line of JSON on
-standard input says what to serve; the pipe then stays open for as long as the server lives, and its end ends this
-process, so that no scoring process outlives a server that was killed. The outcome of loading, and the port, go to
-a report file.
+Started as ``python -m release_pipeline.local_workspace.serving.worker``, or forked by `fork_server`. One line of
+JSON on standard input says what to serve; the pipe then stays open for as long as the server lives, and its end ends
+this process, so that no scoring process outlives a server that was killed. The outcome of loading, and the port, go
+to a report file.
 """
 
 import ctypes
@@ -15,9 +15,13 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from release_pipeline.local_workspace.serving import invoker, redaction
 from release_pipeline.local_workspace.serving.worker_protocol import WorkerOrder, WorkerReport
+
+if TYPE_CHECKING:
+    from release_pipeline.local_workspace.serving.scoring import Model
 
 PR_SET_PDEATHSIG = 1
 
@@ -25,21 +29,22 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Load the model that standard input names, then answer requests until told to stop."""
     control = _take_standard_input()
-    _die_with_parent()
-    order = WorkerOrder(**json.loads(control.readline()))
+    die_with_parent()
+    if not (line := control.readline()):
+        return  # nobody wants it any more
+    order = WorkerOrder(**json.loads(line))
     threading.Thread(target=_exit_at_end_of, args=(control,), daemon=True).start()
     report_path = Path(order.report_path)
+    invoker.install()
+    redaction.hide(os.environ.get(name, "") for name in (*order.secret_variables, "DATABRICKS_TOKEN"))
     try:
-        from release_pipeline.local_workspace.serving.model import load_served_model
         from release_pipeline.local_workspace.serving.scoring import ScoringApp
 
-        app = ScoringApp(load_served_model(order), order.key)
+        app = ScoringApp(_load(order), order.key, order.threads)
     except BaseException as error:
         # A model's own code may raise anything, SystemExit included.
-        from release_pipeline.local_workspace.serving.redaction import describe, traceback_text
-
-        sys.stderr.write(traceback_text(error))
-        _report(report_path, WorkerReport(0, describe(error)))
+        sys.stderr.write(redaction.traceback_text(error))
+        _report(report_path, WorkerReport(0, redaction.describe(error)))
         raise SystemExit(1) from None
     import uvicorn
 
@@ -53,6 +58,16 @@ def main() -> None:
     app.close()
 
 
+def _load(order: WorkerOrder) -> "Model":
+    if not order.model_path:
+        from release_pipeline.local_workspace.serving.stand_in import StandIn
+
+        return StandIn(order.endpoint)
+    from release_pipeline.local_workspace.serving.model import load_served_model
+
+    return load_served_model(order)
+
+
 def _take_standard_input() -> BinaryIO:
     """Keep the pipe and give the model's own code an empty standard input."""
     control = os.fdopen(os.dup(0), "rb")
@@ -62,7 +77,8 @@ def _take_standard_input() -> BinaryIO:
     return control
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """End this process when the one that started it ends."""
     # The end of the pipe does the same everywhere; this also works while a model holds the interpreter lock.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

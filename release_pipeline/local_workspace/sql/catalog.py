@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from release_pipeline.local_workspace.sql.failures import HIDDEN_COLUMN, bad_request, schema_not_found, table_not_found
-from release_pipeline.local_workspace.sql.names import SchemaName, TableName
+from release_pipeline.local_workspace.sql.names import SYSTEM, SchemaName, TableName
 from release_pipeline.local_workspace.sql.result_values import databricks_type
 
 CHANGE_FEED_PROPERTY = "delta.enableChangeDataFeed"
@@ -151,6 +151,17 @@ def require(cursor: Any, name: TableName) -> TableInfo:
     if info is None:
         raise table_not_found(name)
     return info
+
+
+def require_changeable(name: TableName) -> TableName:
+    """The name, where statements may change what has it.
+
+    Raises:
+        SqlFailure: It is a table of the service's own.
+    """
+    if name.catalog == SYSTEM:
+        raise bad_request("INSUFFICIENT_PERMISSIONS", f"{name.quoted} is a system table and can only be read.", "42501")
+    return name
 
 
 def tables_in(cursor: Any, schema: SchemaName) -> list[TableInfo]:

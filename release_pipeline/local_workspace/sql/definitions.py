@@ -85,7 +85,7 @@ class Definer:
     def _start(self, tree: exp.Create) -> tuple[TableName, TableInfo | None] | None:
         """The name to create and what has it now; None if IF NOT EXISTS leaves nothing to do."""
         node = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
-        name = self.rewriter.table_name(node)
+        name = catalog.require_changeable(self.rewriter.table_name(node))
         catalog.require_schema(self.cursor, name.parent)
         existing = catalog.find(self.cursor, name)
         if existing is not None and not tree.args.get("replace"):
@@ -181,7 +181,7 @@ class Definer:
 
     def _drop_table(self, tree: exp.Drop, kind: str) -> None:
         for node in tree.args["tables"]:
-            name = self.rewriter.table_name(node)
+            name = catalog.require_changeable(self.rewriter.table_name(node))
             info = catalog.find(self.cursor, name)
             if info is None and tree.args.get("exists"):
                 continue
@@ -192,7 +192,7 @@ class Definer:
             catalog.forget(self.cursor, name)
 
     def _alter(self, tree: exp.Alter) -> None:
-        info = catalog.require(self.cursor, self.rewriter.table_name(tree.this))
+        info = catalog.require(self.cursor, catalog.require_changeable(self.rewriter.table_name(tree.this)))
         if info.kind != "MANAGED":
             raise unsupported("ALTER TABLE of a view")
         for action in tree.args["actions"]:

@@ -3,21 +3,25 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlglot import exp
 
 from release_pipeline.local_workspace.sql import catalog, commands, inference_tables, maintenance
+from release_pipeline.local_workspace.sql.cancellation import INTERRUPT_SECONDS, Cancellation
 from release_pipeline.local_workspace.sql.catalog import TableInfo
 from release_pipeline.local_workspace.sql.definitions import Definer
-from release_pipeline.local_workspace.sql.dialect import expand_identifier_clauses, parse, to_duckdb
+from release_pipeline.local_workspace.sql.dialect import Parameters, expand_identifier_clauses, parse, to_duckdb
 from release_pipeline.local_workspace.sql.failures import SqlFailure, from_duckdb, syntax_error
+from release_pipeline.local_workspace.sql.guard import Guard
 from release_pipeline.local_workspace.sql.names import SchemaName, Session, TableName, split_name
 from release_pipeline.local_workspace.sql.result_values import ResultColumn, ResultSet, converter, databricks_type
 from release_pipeline.local_workspace.sql.rewrite import Rewriter
-from release_pipeline.local_workspace.sql.writes import Writer
+from release_pipeline.local_workspace.sql.translations import Key, Source, Translation, Translations, key_of
+from release_pipeline.local_workspace.sql.writes import Writer, insert_again
 
 INLINE_BYTE_LIMIT = 25 * 1024 * 1024
 """The service's limit for a result that is answered inline, in bytes."""
@@ -37,46 +41,6 @@ _CONFINED: dict[str, str | bool | int | float | list[str]] = {
 _Answer = TypeVar("_Answer")
 
 
-INTERRUPT_SECONDS = 0.02
-
-
-class Cancellation:
-    """A handle with which another thread stops a running statement."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._cursor: Any = None
-        self.requested = False
-
-    def cancel(self) -> None:
-        """Stop the statement if it runs, and keep it from starting if it does not."""
-        with self._lock:
-            self.requested = True
-            if self._cursor is None:
-                return
-        threading.Thread(target=self._interrupt_until_over, daemon=True).start()
-
-    def _interrupt_until_over(self) -> None:
-        # An interrupt that comes between two calls of a cursor is lost, so one is not enough.
-        while True:
-            with self._lock:
-                if self._cursor is None:
-                    return
-                self._cursor.interrupt()
-            time.sleep(INTERRUPT_SECONDS)
-
-    def attach(self, cursor: Any) -> None:
-        """Say which cursor runs the statement; None when it is over.
-
-        Raises:
-            SqlFailure: CANCELLED, when cancel was called before.
-        """
-        with self._lock:
-            self._cursor = cursor
-            if cursor is not None and self.requested:
-                raise SqlFailure("CANCELLED", "The statement was cancelled.")
-
-
 class SqlEngine:
     """Schemas, tables and statements of one workspace, in ``<data_dir>/tables.duckdb``.
 
@@ -93,6 +57,7 @@ class SqlEngine:
         data_dir.mkdir(parents=True, exist_ok=True)
         self.catalogs = tuple(name.lower() for name in catalogs)
         self._write_lock = threading.Lock()
+        self._translations = Translations()
         self._duckdb_error: type[Exception] = duckdb.Error
         self._root: Any = duckdb.connect(str(data_dir / "tables.duckdb"), config=_CONFINED)
         self._root.execute("SET GLOBAL TimeZone = 'UTC'")
@@ -111,6 +76,7 @@ class SqlEngine:
         cancellation: Cancellation | None = None,
         row_limit: int | None = None,
         byte_limit: int | None = None,
+        guard: Guard | None = None,
     ) -> ResultSet:
         """Run one statement of Databricks SQL; blocks until it is done.
 
@@ -123,6 +89,7 @@ class SqlEngine:
             row_limit: Cut the result after this many rows.
             byte_limit: Cut the result after this many bytes; without it, a larger result than the service answers
                 inline is a failure.
+            guard: What the sender may do; None: everything.
 
         Raises:
             SqlFailure: The statement failed; nothing of it is kept.
@@ -130,23 +97,85 @@ class SqlEngine:
         session = session or Session()
         bound = dict(parameters)
         text = expand_identifier_clauses(statement, bound)
+        if guard is not None and (commands.is_command(text) or maintenance.is_maintenance(text)):
+            guard.other()
         if commands.is_command(text):
             with self._transaction(cancellation=cancellation) as cursor:
                 return commands.run(cursor, text, session, self.catalogs)
         if maintenance.is_maintenance(text):
             with self._transaction(write=True, cancellation=cancellation) as cursor:
                 return maintenance.run(cursor, text, session)
+        key, generation = key_of(text, session, bound), self._translations.generation
+        known = self._translations.find(key)
+        if known is not None:
+            asked = _Asked(key, generation, bound, cancellation, row_limit, byte_limit, guard)
+            run = self._query_again if known[0].target is None else self._insert_again
+            if (result := run(asked, *known)) is not None:
+                return result
+            generation = self._translations.generation
         tree = parse(text)
-        write = not isinstance(tree, exp.Query)
-        with self._transaction(write=write, cancellation=cancellation) as cursor:
-            rewriter = Rewriter(cursor, session, bound, self.catalogs)
-            if isinstance(tree, exp.Query):
+        if isinstance(tree, exp.Query):
+            with self._transaction(cancellation=cancellation) as cursor:
+                rewriter = Rewriter(cursor, session, bound, self.catalogs, guard=guard)
                 rewritten = to_duckdb(rewriter.rewrite(tree))
+                if (translation := rewriter.translation(rewritten)) is not None:
+                    self._translations.keep(key, translation, generation)
                 return _fetch(cursor.execute(rewritten, rewriter.bound), row_limit, byte_limit)
-            if isinstance(tree, exp.Create | exp.Drop | exp.Alter):
-                Definer(cursor, rewriter, self.catalogs).run(tree)
+        if isinstance(tree, exp.Create | exp.Drop | exp.Alter):
+            if guard is not None:
+                guard.other()
+            # What did not exist before is in no translation.
+            new = isinstance(tree, exp.Create) and not tree.args.get("replace")
+            with (
+                nullcontext() if new else self._translations.changing(),
+                self._transaction(write=True, cancellation=cancellation) as cursor,
+            ):
+                Definer(cursor, Rewriter(cursor, session, bound, self.catalogs, guard=guard), self.catalogs).run(tree)
                 return ResultSet()
-            return Writer(cursor, rewriter).run(tree)
+        with self._transaction(write=True, cancellation=cancellation) as cursor:
+            writer = Writer(cursor, Rewriter(cursor, session, bound, self.catalogs, guard=guard))
+            result = writer.run(tree)
+            if writer.plain_insert is not None:
+                self._translations.keep(key, writer.plain_insert, generation)
+            return result
+
+    def _query_again(self, asked: "_Asked", known: Translation, is_true: bool) -> ResultSet | None:
+        """Run a query that was translated before; None where it has to be translated anew.
+
+        Args:
+            asked: The statement.
+            known: Its translation.
+            is_true: Whether it holds for the tables of its generation; else they are looked at.
+        """
+        try:
+            with self._transaction(cancellation=asked.cancellation) as cursor:
+                if asked.guard is not None:
+                    for source in known.sources:
+                        asked.guard.read(source.name)
+                if not is_true:
+                    if not _unchanged(cursor, known.sources):
+                        return None
+                    self._translations.keep(asked.key, known, asked.generation)
+                found = cursor.execute(known.text, known.bound(asked.parameters))
+                result = _fetch(found, asked.row_limit, asked.byte_limit)
+        except SqlFailure:
+            if asked.generation == self._translations.generation:
+                raise
+            return None
+        return result if asked.generation == self._translations.generation else None
+
+    def _insert_again(self, asked: "_Asked", known: Translation, is_true: bool) -> ResultSet | None:
+        """The same of rows for a table; definitions wait for it, and it for them."""
+        assert known.target is not None
+        with self._transaction(write=True, cancellation=asked.cancellation) as cursor:
+            if asked.guard is not None:
+                asked.guard.write(known.target.name)
+                for source in known.sources:
+                    asked.guard.read(source.name)
+            still_true = is_true and asked.generation == self._translations.generation
+            if not still_true and not _unchanged(cursor, known.sources):
+                return None
+            return insert_again(cursor, known, asked.parameters)
 
     def create_inference_table(
         self, full_name: str, shape: str = "ai_gateway", *, change_feed: bool = True, derived: bool = False
@@ -233,6 +262,11 @@ class SqlEngine:
         with self._write_lock:
             self._root.close()
 
+    def write(self, work: Callable[[Any], _Answer]) -> _Answer:
+        """Do work of the workspace's own with a cursor, in one transaction that is undone on any error."""
+        with self._transaction(write=True) as cursor:
+            return work(cursor)
+
     def _read(self, work: Callable[[Any], _Answer]) -> _Answer:
         with self._transaction() as cursor:
             return work(cursor)
@@ -265,6 +299,24 @@ class SqlEngine:
         finally:
             if write:
                 self._write_lock.release()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A statement that was translated before: its key, the generation from before that was found, and how it is run."""
+
+    key: Key
+    generation: int
+    parameters: Parameters
+    cancellation: Cancellation | None
+    row_limit: int | None
+    byte_limit: int | None
+    guard: Guard | None
+
+
+def _unchanged(cursor: Any, sources: Sequence[Source]) -> bool:
+    found = [catalog.find(cursor, source.name) for source in sources]
+    return [info and Source.of(info) for info in found] == list(sources)
 
 
 def _full(full_name: str) -> TableName:

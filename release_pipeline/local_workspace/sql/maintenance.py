@@ -52,7 +52,7 @@ def run(cursor: Any, statement: str, session: Session) -> ResultSet:
 
 
 def _table(cursor: Any, session: Session, name: str) -> TableInfo:
-    info = catalog.require(cursor, session.table(split_name(name)))
+    info = catalog.require(cursor, catalog.require_changeable(session.table(split_name(name))))
     if info.kind != "MANAGED":
         raise unsupported("maintenance of a view")
     return info

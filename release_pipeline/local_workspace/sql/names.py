@@ -12,6 +12,9 @@ from sqlglot import exp
 
 from release_pipeline.local_workspace.sql.failures import bad_request, syntax_error
 
+SYSTEM = "system"
+"""The catalog of the service's own tables, which are only read."""
+
 _FORBIDDEN = re.compile(r"[./\s\x00-\x1f\x7f]")
 _PART = re.compile(r"\s*(?:`((?:[^`]|``)+)`|([\w-]+))\s*(\.|$)")
 

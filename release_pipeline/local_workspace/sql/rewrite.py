@@ -10,7 +10,9 @@ from release_pipeline.local_workspace.sql.change_feed import changes_query, chec
 from release_pipeline.local_workspace.sql.dialect import Parameters, bound_value
 from release_pipeline.local_workspace.sql.failures import SqlFailure, bad_request, syntax_error
 from release_pipeline.local_workspace.sql.functions import instant, rewrite_functions
+from release_pipeline.local_workspace.sql.guard import Guard
 from release_pipeline.local_workspace.sql.names import Session, TableName, split_name
+from release_pipeline.local_workspace.sql.translations import Source, Translation
 
 _PARAMETER_TYPES = {
     "STRING": "VARCHAR",
@@ -41,6 +43,7 @@ class Rewriter:
         parameters: Value and type by parameter name.
         catalogs: The catalogs that exist, in lower case.
         bound: Filled while rewriting: the values by the names that the rewritten statement uses.
+        guard: Asked for every table of the statement; None: all are allowed.
     """
 
     cursor: Any
@@ -48,6 +51,10 @@ class Rewriter:
     parameters: Parameters
     catalogs: tuple[str, ...]
     bound: dict[str, str | None] = field(default_factory=dict)
+    guard: Guard | None = None
+    _used: list[str] = field(default_factory=list)
+    _sources: list[Source] = field(default_factory=list)
+    _once: bool = False
 
     def rewrite(self, tree: exp.Expr, target: exp.Table | None = None) -> exp.Expr:
         """Rewrite a statement for DuckDB.
@@ -70,6 +77,10 @@ class Rewriter:
             placeholder.replace(self._parameter(placeholder.name))
         return rewrite_functions(tree)
 
+    def translation(self, text: str, target: Source | None = None) -> Translation | None:
+        """What was rewritten, as it can be used again; None where it depends on values, or on versions of tables."""
+        return None if self._once else Translation(text, tuple(self._used), tuple(self._sources), target)
+
     def table_name(self, node: exp.Table) -> TableName:
         """The workspace's name of a table that a statement names."""
         parts = [part.name for part in node.parts]
@@ -77,12 +88,18 @@ class Rewriter:
 
     def _replace_table(self, node: exp.Table, name: TableName, is_target: bool) -> None:
         alias = node.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name.name, quoted=True))
+        if self.guard is not None:
+            self._check(name, is_target)
         if name.schema == information_schema.NAME and not is_target:
+            self._once = True
             query = information_schema.query(self.cursor, name, self.catalogs)
             _replace_keeping_joins(node, query, alias)
             return
         info, version = catalog.require(self.cursor, name), node.args.get("version")
+        if not is_target:
+            self._sources.append(Source.of(info))
         if version is not None:
+            self._once = True
             if is_target or info.kind != "MANAGED":
                 raise bad_request("UNSUPPORTED_FEATURE.TIME_TRAVEL", f"{name.quoted} has no versions here.", "0A000")
             _replace_keeping_joins(node, version_query(info, int(version.expression.name)), alias)
@@ -96,7 +113,17 @@ class Rewriter:
         if not is_target or node.args.get("alias"):
             node.set("alias", alias)
 
+    def _check(self, name: TableName, is_target: bool) -> None:
+        assert self.guard is not None
+        if is_target:
+            self.guard.write(name)
+        elif name.schema == information_schema.NAME:
+            self.guard.other()
+        else:
+            self.guard.read(name)
+
     def _replace_changes(self, node: exp.Table) -> None:
+        self._once = True
         arguments = node.this.expressions
         if not 2 <= len(arguments) <= 3:
             raise bad_request(
@@ -107,7 +134,10 @@ class Rewriter:
             parts = [part.name for part in first.parts]
         else:
             parts = split_name(self._constant(first) or "")
-        info = catalog.require(self.cursor, self.session.table(parts))
+        name = self.session.table(parts)
+        if self.guard is not None:
+            self.guard.read(name)
+        info = catalog.require(self.cursor, name)
         start, end = self._version(arguments[1]), self._version(arguments[2]) if len(arguments) == 3 else None
         query = changes_query(info, *check_range(info, start, end))
         alias = node.args.get("alias") or exp.TableAlias(this=exp.to_identifier("table_changes"))
@@ -137,6 +167,7 @@ class Rewriter:
         type_name = (type_text or "STRING").strip().upper()
         key = f"p{len(self.bound)}"
         self.bound[key] = value
+        self._used.append(name)
         node = exp.Placeholder(this=key)
         if type_name in _TIMESTAMPS:
             return instant(node)

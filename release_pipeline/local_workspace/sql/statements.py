@@ -4,13 +4,16 @@ import logging
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from release_pipeline.local_workspace.sql.engine import Cancellation, SqlEngine
+from release_pipeline.local_workspace.sql.cancellation import Cancellation
+from release_pipeline.local_workspace.sql.engine import SqlEngine
 from release_pipeline.local_workspace.sql.failures import SqlFailure
+from release_pipeline.local_workspace.sql.guard import Guard
 from release_pipeline.local_workspace.sql.names import Session
 from release_pipeline.local_workspace.sql.result_values import ResultSet
 
@@ -50,6 +53,7 @@ class Statement:
 
     Attributes:
         id: What clients call it.
+        sender: Who may fetch and cancel it, beside the workspace's own user; None: nobody else.
         done: Completes, with None, when the state is final.
         state: Where it is in its life.
         failure: Why it failed, in state FAILED.
@@ -59,6 +63,7 @@ class Statement:
     """
 
     id: str
+    sender: object = None
     cancellation: Cancellation = field(default_factory=Cancellation)
     done: "Future[None]" = field(default_factory=Future)
     state: State = State.PENDING
@@ -81,6 +86,9 @@ class StatementStore:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="statement")
         self._lock = threading.Lock()
         self._statements: dict[str, Statement] = {}
+        # Those that have ended, oldest first, and the size of their results.
+        self._finished: deque[Statement] = deque()
+        self._finished_bytes = 0
 
     def submit(
         self,
@@ -89,9 +97,11 @@ class StatementStore:
         session: Session,
         row_limit: int | None,
         byte_limit: int | None,
+        guard: Guard | None = None,
+        sender: object = None,
     ) -> Statement:
-        """Queue a statement; arguments as for SqlEngine.execute."""
-        statement = Statement(str(uuid.uuid4()))
+        """Queue a statement; arguments as for SqlEngine.execute, and as Statement has them."""
+        statement = Statement(str(uuid.uuid4()), sender)
 
         def run() -> None:
             statement.state = State.RUNNING
@@ -104,6 +114,7 @@ class StatementStore:
                     cancellation=statement.cancellation,
                     row_limit=row_limit,
                     byte_limit=byte_limit,
+                    guard=guard,
                 )
                 statement.chunks = cut(statement.result.rows)
                 final = State.SUCCEEDED
@@ -115,7 +126,11 @@ class StatementStore:
                 # Only its type is logged: its text may hold data.
                 logger.error("a statement failed inside the workspace: %s", type(error).__name__)
                 statement.failure = SqlFailure("INTERNAL_ERROR", f"The workspace failed ({type(error).__name__}).")
+                statement.result = ResultSet()
             statement.finished_at = time.monotonic()
+            with self._lock:
+                self._finished.append(statement)
+                self._finished_bytes += statement.size
             statement.state = final
             statement.done.set_result(None)
 
@@ -132,15 +147,16 @@ class StatementStore:
             return self._statements.get(statement_id)
 
     def _forget_old(self) -> None:
-        finished = [each for each in self._statements.values() if each.done.done()]
-        finished.sort(key=lambda each: each.finished_at, reverse=True)
         oldest_kept = time.monotonic() - KEPT_SECONDS
-        size = 0
-        for number, statement in enumerate(finished):
-            size += statement.size
-            # The newest stays whatever its size: its client has yet to fetch it.
-            if number and (number >= KEPT_STATEMENTS or size > KEPT_BYTES or statement.finished_at < oldest_kept):
-                del self._statements[statement.id]
+        # The newest stays whatever its size: its client has yet to fetch it.
+        while len(self._finished) > 1 and (
+            len(self._finished) > KEPT_STATEMENTS
+            or self._finished_bytes > KEPT_BYTES
+            or self._finished[0].finished_at < oldest_kept
+        ):
+            oldest = self._finished.popleft()
+            self._finished_bytes -= oldest.size
+            del self._statements[oldest.id]
 
 
 def cut(rows: list[list[str | None]]) -> list[Chunk]:

@@ -1,5 +1,6 @@
 """INSERT, UPDATE, DELETE, MERGE and TRUNCATE: each one commit of its table, in the caller's transaction."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,10 +8,11 @@ from sqlglot import exp
 
 from release_pipeline.local_workspace.sql import catalog
 from release_pipeline.local_workspace.sql.catalog import TableInfo
-from release_pipeline.local_workspace.sql.dialect import to_duckdb
+from release_pipeline.local_workspace.sql.dialect import Parameters, to_duckdb
 from release_pipeline.local_workspace.sql.failures import HIDDEN_COLUMN, bad_request, unsupported
 from release_pipeline.local_workspace.sql.result_values import ResultColumn, ResultSet
 from release_pipeline.local_workspace.sql.rewrite import Rewriter
+from release_pipeline.local_workspace.sql.translations import Source, Translation
 
 
 @dataclass
@@ -20,10 +22,12 @@ class Writer:
     Attributes:
         cursor: A DuckDB cursor with an open transaction, held by the only writer.
         rewriter: Rewrites statements in the same transaction.
+        plain_insert: An insertion that can be run again; None for any other statement.
     """
 
     cursor: Any
     rewriter: Rewriter
+    plain_insert: Translation | None = None
 
     def run(self, tree: exp.Expr) -> ResultSet:
         """Run one statement and record its commit.
@@ -50,7 +54,7 @@ class Writer:
             node = node.this
         if not isinstance(node, exp.Table) or not isinstance(node.this, exp.Identifier):
             raise unsupported("writing to anything but a table")
-        info = catalog.require(self.cursor, self.rewriter.table_name(node))
+        info = catalog.require(self.cursor, catalog.require_changeable(self.rewriter.table_name(node)))
         if info.kind != "MANAGED":
             raise bad_request(
                 "EXPECT_TABLE_NOT_VIEW.NO_ALTERNATIVE", f"{info.name.quoted} is a view, and a table is needed.", "42809"
@@ -60,8 +64,7 @@ class Writer:
     def _execute(self, tree: exp.Expr, target: exp.Table) -> int:
         """Run a rewritten write and say how many rows it touched."""
         text = to_duckdb(self.rewriter.rewrite(tree, target))
-        row = self.cursor.execute(text, self.rewriter.bound).fetchone()
-        return int(row[0]) if row else 0
+        return _touched(self.cursor, text, self.rewriter.bound)
 
     def _insert(self, tree: exp.Insert) -> ResultSet:
         for clause in ("where", "partition", "conflict", "returning", "settings"):
@@ -77,7 +80,10 @@ class Writer:
             # The old rows go only after the new ones are read: they may come from the same table.
             self.cursor.execute(f"CREATE OR REPLACE TEMP TABLE kept AS SELECT rowid AS id FROM {info.name.physical}")
             tree.set("overwrite", False)
-        rows = self._execute(tree, target)
+        text = to_duckdb(self.rewriter.rewrite(tree, target))
+        rows = _touched(self.cursor, text, self.rewriter.bound)
+        if not overwrite and not info.has_change_feed:  # rows of a change feed carry the number of their commit
+            self.plain_insert = self.rewriter.translation(text, Source.of(info))
         if overwrite:
             self.cursor.execute(f"DELETE FROM {info.name.physical} WHERE rowid IN (SELECT id FROM kept)")
             self.cursor.execute("DROP TABLE kept")
@@ -154,6 +160,22 @@ class Writer:
         row = self.cursor.execute(f"DELETE FROM {info.name.physical}").fetchone()
         catalog.commit(self.cursor, info, "TRUNCATE", int(row[0]) if row else 0, rewrite=True)
         return ResultSet()
+
+
+def insert_again(cursor: Any, known: Translation, parameters: Parameters) -> ResultSet | None:
+    """Run an insertion that was translated before, and record its commit; None where its table is another one now."""
+    assert known.target is not None
+    info = catalog.require(cursor, known.target.name)
+    if Source.of(info) != known.target:
+        return None
+    rows = _touched(cursor, known.text, known.bound(parameters))
+    catalog.commit(cursor, info, "WRITE", rows)
+    return _counts(num_affected_rows=rows, num_inserted_rows=rows)
+
+
+def _touched(cursor: Any, text: str, bound: Mapping[str, str | None]) -> int:
+    row = cursor.execute(text, bound).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _shorten_assignments(update: exp.Expr, target: exp.Table) -> None:

@@ -1,4 +1,8 @@
-"""Unity Catalog's catalogs, schemas and registered models as the securables that they are."""
+"""Unity Catalog's catalogs, schemas and registered models as the securables that they are.
+
+The catalog ``system`` is the service's own: it holds the foundation model that the workspace comes with, and the
+tables of usage tracking.
+"""
 
 import asyncio
 from typing import TYPE_CHECKING, Any
@@ -8,9 +12,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from release_pipeline.local_workspace.errors import InvalidParameter, NotFound
+from release_pipeline.local_workspace.serving import foundation_model as provided
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
+
+SYSTEM_SCHEMAS = (provided.SCHEMA, "serving")
 
 
 def routes(workspace: "LocalWorkspace") -> list[Route]:
@@ -18,31 +25,51 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
     owner = workspace.settings.user_name
     known = workspace.settings.catalogs
 
+    provided_info = {
+        "name": provided.MODEL,
+        "catalog_name": provided.CATALOG,
+        "schema_name": provided.SCHEMA,
+        "full_name": provided.FULL_NAME,
+        "owner": provided.OWNER,
+        "comment": provided.DESCRIPTION,
+    }
+
     def catalog_info(name: str) -> dict[str, Any]:
+        if name == provided.CATALOG:
+            return {"name": name, "full_name": name, "owner": provided.OWNER, "catalog_type": "SYSTEM_CATALOG"}
         return {"name": name, "full_name": name, "owner": owner, "catalog_type": "MANAGED_CATALOG"}
 
     def schema_info(catalog: str, schema: str) -> dict[str, Any]:
-        return {"name": schema, "catalog_name": catalog, "full_name": f"{catalog}.{schema}", "owner": owner}
+        of = provided.OWNER if catalog == provided.CATALOG else owner
+        return {"name": schema, "catalog_name": catalog, "full_name": f"{catalog}.{schema}", "owner": of}
 
     async def list_catalogs(_: Request) -> JSONResponse:
-        return JSONResponse({"catalogs": [catalog_info(name) for name in known]})
+        return JSONResponse({"catalogs": [catalog_info(name) for name in (*known, provided.CATALOG)]})
 
     async def get_catalog(request: Request) -> JSONResponse:
         name = request.path_params["name"]
-        require_catalog(workspace, name)
+        if name != provided.CATALOG:
+            require_catalog(workspace, name)
         return JSONResponse(catalog_info(name))
 
     async def list_schemas(request: Request) -> JSONResponse:
         catalog = request.query_params.get("catalog_name", "")
+        if catalog == provided.CATALOG:
+            return JSONResponse({"schemas": [schema_info(catalog, each) for each in SYSTEM_SCHEMAS]})
         require_catalog(workspace, catalog)
         found = await asyncio.to_thread(workspace.sql.schemas, catalog)
         return JSONResponse({"schemas": [schema_info(catalog, schema) for schema in found]})
 
     async def get_schema(request: Request) -> JSONResponse:
-        catalog, schema = await asyncio.to_thread(require_schema, workspace, request.path_params["full_name"])
+        name = request.path_params["full_name"]
+        if name in [f"{provided.CATALOG}.{each}" for each in SYSTEM_SCHEMAS]:
+            return JSONResponse(schema_info(*name.split(".")))
+        catalog, schema = await asyncio.to_thread(require_schema, workspace, name)
         return JSONResponse(schema_info(catalog, schema))
 
     async def get_model(request: Request) -> JSONResponse:
+        if request.path_params["full_name"] == provided.FULL_NAME:
+            return JSONResponse(provided_info)
         model = await asyncio.to_thread(workspace.registry.get_model, request.path_params["full_name"])
         catalog, schema, name = model.name.split(".")
         body: dict[str, Any] = {

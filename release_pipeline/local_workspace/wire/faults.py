@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from release_pipeline.local_workspace.access import require_owner
 from release_pipeline.local_workspace.errors import InvalidParameter
 from release_pipeline.local_workspace.wire.body import json_object
 
@@ -24,6 +25,7 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
         return JSONResponse(asdict(faults))
 
     async def change(request: Request) -> JSONResponse:
+        require_owner("switch faults")
         try:
             faults.change(await json_object(request))
         except ValueError as error:

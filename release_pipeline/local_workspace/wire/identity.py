@@ -7,8 +7,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from release_pipeline.local_workspace.caller import caller
+from release_pipeline.local_workspace.caller import current_caller
 from release_pipeline.local_workspace.errors import NotFound
+from release_pipeline.local_workspace.state.principals import SERVICE_PRINCIPAL, Principal
 from release_pipeline.local_workspace.wire.principals import me_view
 
 if TYPE_CHECKING:
@@ -29,11 +30,16 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
                 "account_id": account_id,
                 "workspace_id": settings.workspace_id,
                 "cloud": "aws",
+                # This workspace's own: where people chat with an endpoint. The service has no such field.
+                "review_url": f"{base}/review/{{endpoint}}",
             }
         )
 
     async def current_user(_: Request) -> JSONResponse:
-        principal = workspace.principals.named(caller(settings.user_name))
+        who = current_caller()
+        if who is not None and who.resources is not None:
+            return JSONResponse(me_view(Principal(who.name, SERVICE_PRINCIPAL, who.name, "Served model")))
+        principal = workspace.principals.named(who.name if who is not None else settings.user_name)
         if principal is None:
             raise NotFound("The principal of this token was deleted.")
         return JSONResponse(me_view(principal))

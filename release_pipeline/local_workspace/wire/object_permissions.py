@@ -1,4 +1,4 @@
-"""Permissions of workspace objects, which go by the object's id: serving endpoints and SQL warehouses."""
+"""Permissions of workspace objects, which go by the object's id: serving endpoints, SQL warehouses and some others."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,9 +8,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from release_pipeline.local_workspace.errors import InvalidParameter
+from release_pipeline.local_workspace.access import NAMED_LEVELS, require_owner
+from release_pipeline.local_workspace.errors import InvalidParameter, NotFound
 from release_pipeline.local_workspace.state.principals import SERVICE_PRINCIPAL
 from release_pipeline.local_workspace.wire.body import json_object, objects
+from release_pipeline.local_workspace.wire.known_resources import require_known
 from release_pipeline.local_workspace.wire.statements import require_warehouse
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ WAREHOUSE_LEVELS = {
     "CAN_MANAGE": "Can use, edit and delete the warehouse.",
 }
 PRINCIPALS = ("user_name", "group_name", "service_principal_name")
+_SPOKEN = {"user_name": "UserName", "service_principal_name": "ServicePrincipalName"}
 
 
 class _Kind(Protocol):
@@ -37,6 +40,8 @@ class _Kind(Protocol):
     def levels(self) -> Mapping[str, str]: ...
 
     def owner(self, object_id: str) -> str: ...
+
+    async def check(self, object_id: str) -> None: ...
 
     async def read(self, object_id: str) -> list[dict[str, str]]: ...
 
@@ -50,9 +55,13 @@ class _Endpoints:
 
     def __init__(self, workspace: "LocalWorkspace") -> None:
         self._serving = workspace.serving
+        self._access = workspace.access
 
     def owner(self, object_id: str) -> str:
         return self._serving.by_id(object_id).record.creator
+
+    async def check(self, object_id: str) -> None:
+        self._access.require_endpoint(self._serving.by_id(object_id), "CAN_MANAGE")
 
     async def read(self, object_id: str) -> list[dict[str, str]]:
         return self._serving.by_id(object_id).record.permissions
@@ -76,6 +85,9 @@ class _Warehouses:
         require_warehouse(object_id)
         return self._owner
 
+    async def check(self, object_id: str) -> None:
+        require_owner("change who may use a warehouse")
+
     async def read(self, object_id: str) -> list[dict[str, str]]:
         return await asyncio.to_thread(self._kept.get, "warehouses", object_id)
 
@@ -83,11 +95,39 @@ class _Warehouses:
         await asyncio.to_thread(self._kept.put, "warehouses", object_id, grants)
 
 
+class _Named:
+    """Objects of a kind that is only known by name."""
+
+    def __init__(self, workspace: "LocalWorkspace", kind: str) -> None:
+        self._workspace = workspace
+        self._kind = kind
+        self._object_type, levels = NAMED_LEVELS[kind]
+        self.levels = {level: f"{level.replace('_', ' ').capitalize()} it." for level in levels}
+
+    def owner(self, object_id: str) -> str:
+        require_known(self._workspace, self._kind, object_id)
+        return self._workspace.settings.user_name
+
+    async def check(self, object_id: str) -> None:
+        require_owner(f"change who may use what is a {self._kind}")
+
+    async def read(self, object_id: str) -> list[dict[str, str]]:
+        return await asyncio.to_thread(self._workspace.object_permissions.get, self._object_type, object_id)
+
+    async def write(self, object_id: str, grants: list[dict[str, str]]) -> None:
+        await asyncio.to_thread(self._workspace.object_permissions.put, self._object_type, object_id, grants)
+
+
 def routes(workspace: "LocalWorkspace") -> list[Route]:
     """Reading and changing access control lists; whoever made an object may always manage it."""
     return [
         *_routes(workspace, "serving-endpoints", _Endpoints(workspace)),
         *_routes(workspace, "warehouses", _Warehouses(workspace)),
+        *[
+            route
+            for kind, (object_type, _) in NAMED_LEVELS.items()
+            for route in _routes(workspace, object_type, _Named(workspace, kind))
+        ],
     ]
 
 
@@ -124,7 +164,12 @@ def _routes(workspace: "LocalWorkspace", object_type: str, kind: _Kind) -> list[
     async def change(request: Request) -> Response:
         object_id = request.path_params["id"]
         kind.owner(object_id)
+        await kind.check(object_id)
         given = [_grant(item, kind.levels) for item in objects(await json_object(request), "access_control_list")]
+        for key, name in map(_principal, given):
+            # Of groups only the names are known, so each may be there.
+            if key != "group_name" and workspace.principals.named(name) is None:
+                raise NotFound(f"Principal: {_SPOKEN[key]}({name}) does not exist")
         kept = [] if request.method == "PUT" else await kind.read(object_id)
         merged = list({_principal(grant): grant for grant in [*kept, *given]}.values())
         await kind.write(object_id, merged)

@@ -9,30 +9,38 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from release_pipeline.local_workspace.errors import InvalidParameter, NotFound
+from release_pipeline.local_workspace.sql.names import SYSTEM
 from release_pipeline.local_workspace.wire.body import json_object
-from release_pipeline.local_workspace.wire.catalogs import require_catalog, require_schema
+from release_pipeline.local_workspace.wire.catalogs import SYSTEM_SCHEMAS, require_catalog, require_schema
+from release_pipeline.local_workspace.wire.known_resources import require_known
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
 
 
 def routes(workspace: "LocalWorkspace") -> list[Route]:
-    """Grants on catalogs, schemas, tables and registered models (whose securable type is FUNCTION)."""
+    """Grants on catalogs, schemas, tables, registered models (whose securable type is FUNCTION) and connections."""
 
     def securable(request: Request) -> tuple[str, str]:
         kind, name = request.path_params["type"].upper(), request.path_params["full_name"]
+        if (kind, name) in (("CATALOG", SYSTEM), *(("SCHEMA", f"{SYSTEM}.{each}") for each in SYSTEM_SCHEMAS)):
+            return kind, name
         if kind == "CATALOG":
             require_catalog(workspace, name)
         elif kind == "SCHEMA":
             require_schema(workspace, name)
         elif kind == "TABLE":
-            if workspace.sql.table(name) is None:
+            named = workspace.known_resources.names("vector_search_index") or ()
+            if name not in named and workspace.sql.table(name) is None:
                 raise NotFound(f"Table '{name}' does not exist.", error_code="TABLE_DOES_NOT_EXIST")
         elif kind == "FUNCTION":
-            workspace.registry.get_model(name)
+            if name not in (workspace.known_resources.names("function") or ()):
+                workspace.registry.get_model(name)
+        elif kind == "CONNECTION":
+            require_known(workspace, "uc_connection", name)
         else:
             raise InvalidParameter(
-                f"The securable type {kind!r} is not known here; use CATALOG, SCHEMA, TABLE or FUNCTION."
+                f"The securable type {kind!r} is not known here; use CATALOG, SCHEMA, TABLE, FUNCTION or CONNECTION."
             )
         return kind, name
 
@@ -62,7 +70,9 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
         changes = [_change(change) for change in _list(await json_object(request), "changes")]
 
         def write() -> Mapping[str, list[str]]:
-            return workspace.grants.change(*securable(request), changes)
+            kind, name = securable(request)
+            workspace.access.require_manage(kind, name)
+            return workspace.grants.change(kind, name, changes)
 
         return JSONResponse(_assignments(request, await asyncio.to_thread(write)))
 

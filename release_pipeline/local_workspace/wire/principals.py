@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from release_pipeline.local_workspace.access import require_owner
 from release_pipeline.local_workspace.errors import InvalidParameter, NotFound
 from release_pipeline.local_workspace.state.principals import SERVICE_PRINCIPAL, USER, Principal
 from release_pipeline.local_workspace.wire.body import json_object, text
@@ -43,6 +44,7 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
             return JSONResponse(body | ({"Resources": page} if page else {}))
 
         async def create(request: Request) -> JSONResponse:
+            require_owner("make principals")
             body = await json_object(request)
             name, display = text(body, name_field, ""), text(body, "displayName", "")
             return JSONResponse(scim_view(await asyncio.to_thread(principals.add, kind, name, display)), 201)
@@ -51,6 +53,7 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
             return JSONResponse(scim_view(principals.get(kind, request.path_params["id"])))
 
         async def delete(request: Request) -> Response:
+            require_owner("delete principals")
             await asyncio.to_thread(principals.delete, kind, request.path_params["id"])
             return Response(status_code=204)
 
@@ -63,6 +66,7 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
         ]
 
     async def token_on_behalf(request: Request) -> JSONResponse:
+        require_owner("make tokens for others")
         body = await json_object(request)
         principal = principals.named(text(body, "application_id"))
         if principal is None or principal.kind != SERVICE_PRINCIPAL:
@@ -71,9 +75,18 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
         info = {"comment": text(body, "comment", ""), "creation_time": int(time.time() * 1000), "expiry_time": -1}
         return JSONResponse({"token_value": token, "token_info": info})
 
+    async def token_of_user(request: Request) -> JSONResponse:
+        require_owner("make tokens for others")
+        principal = principals.named(text(await json_object(request), "user_name"))
+        if principal is None or principal.kind != USER:
+            raise NotFound("There is no user with that user_name.")
+        return JSONResponse({"token_value": await asyncio.to_thread(principals.new_token, principal)})
+
     return [
         *(route for kind, name_field in _KINDS.values() for route in of_kind(kind, name_field)),
         Route("/api/2.0/token-management/on-behalf-of/tokens", token_on_behalf, methods=["POST"]),
+        # No real workspace has this one: there a user signs in.
+        Route("/local/tokens", token_of_user, methods=["POST"]),
     ]
 
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from release_pipeline.local_workspace.caller import current_caller
 from release_pipeline.local_workspace.errors import InvalidParameter, NotFound
 from release_pipeline.local_workspace.sql.names import Session
 from release_pipeline.local_workspace.sql.statements import State, Statement, StatementStore
@@ -45,19 +46,25 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
 
     def known(request: Request) -> Statement:
         statement = store.get(request.path_params["statement_id"])
-        if statement is None:
+        who = current_caller()
+        if statement is None or (who is not None and statement.sender != who):
             raise NotFound(f"The statement {request.path_params['statement_id']} was not found, or its result expired.")
         return statement
 
     async def execute(request: Request) -> JSONResponse:
         body = await json_object(request)
-        require_warehouse(text(body, "warehouse_id"))
+        warehouse_id = text(body, "warehouse_id")
+        require_warehouse(warehouse_id)
+        await asyncio.to_thread(workspace.access.require_warehouse, warehouse_id)
         _require_inline(body)
         wait = _wait_seconds(body)
         on_timeout = _choice(body, "on_wait_timeout", ("CONTINUE", "CANCEL"))
         session = Session(text(body, "catalog", "main") or "main", text(body, "schema", "default") or "default")
         limits = _whole_number(body, "row_limit"), _whole_number(body, "byte_limit")
-        statement = store.submit(text(body, "statement"), _parameters(body), session, *limits)
+        guard = workspace.access.guard()
+        statement = store.submit(
+            text(body, "statement"), _parameters(body), session, *limits, guard=guard, sender=current_caller()
+        )
         if wait == 0:
             return JSONResponse({"statement_id": statement.id, "status": {"state": State.PENDING}})
         if not await _finished(statement, wait) and on_timeout == "CANCEL":

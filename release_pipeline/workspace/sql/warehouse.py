@@ -28,12 +28,13 @@ _MISSING = ("TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND", "DELTA_TABLE_NOT_FOUN
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
+def within(seconds: float, *, sparing: float = 0.0) -> Iterator[None]:
     """Give all statements inside so many seconds together, and no more than an outer one leaves.
 
-    Those that are not done by then are cancelled, and later ones are not begun: both fail with ``OutOfTime``.
+    Of an outer one's time the last ``sparing`` seconds are left for what comes after. Statements that are not done by
+    then are cancelled, and later ones are not begun: both fail with ``OutOfTime``.
     """
-    token = _DEADLINE.set(min(_DEADLINE.get(), time.monotonic() + seconds))
+    token = _DEADLINE.set(min(_DEADLINE.get() - sparing, time.monotonic() + seconds))
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """A ResponsesAgent that behaves as its configuration says: answers, raises, dies, sleeps, or leaves its stream open."""
 
+import builtins
 import os
 import time
 from collections.abc import Generator
@@ -28,8 +29,8 @@ class ConfiguredAgent(ResponsesAgent):
     def predict_stream(self, request: ResponsesAgentRequest) -> Generator[ResponsesAgentStreamEvent, None, None]:
         text = self._answer(request)
         yield ResponsesAgentStreamEvent(**self.create_text_delta(delta=text, item_id="item-1"))
-        if self.config.get("raises_in_stream"):
-            raise ValueError("the tool did not answer")
+        if raises := self.config.get("raises_in_stream"):
+            raise getattr(builtins, raises)("the tool did not answer")
         if not self.config.get("leaves_stream_open"):
             item = self.create_text_output_item(text=text, id="item-1")
             yield ResponsesAgentStreamEvent(type="response.output_item.done", item=item)
@@ -41,6 +42,7 @@ class ConfiguredAgent(ResponsesAgent):
         if word and word in text:
             raise ValueError(f"cannot answer about {word}")
         if self.config.get("fails_on", "\0") in text:
+            time.sleep(float(self.config.get("hangs", 0)))
             raise mlflow.MlflowException("the index is gone", error_code=INTERNAL_ERROR)
         if self.config.get("dies_on", "\0") in text:
             os._exit(7)

@@ -1,0 +1,71 @@
+"""The review page: people chat with an endpoint's agent, see which version answered, and say what they think of it.
+
+The page is a client like every other: its script calls the workspace's API with the token that the person types in, so
+the page itself holds nothing that needs guarding, and is sent to anybody. There is no cookie, so no other site can make
+a browser speak for its person.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from release_pipeline.local_workspace.errors import NotFound
+
+if TYPE_CHECKING:
+    from release_pipeline.local_workspace.app import LocalWorkspace
+
+_FOLDER: Final = Path(__file__).parents[1] / "review"
+_PAGE: Final = "page.html"
+_TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+# Nothing but the page's own files and the workspace's own API; and no text ever becomes HTML or script.
+_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+_HEADERS: Final = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",
+}
+
+
+def routes(workspace: "LocalWorkspace") -> list[Route]:
+    """``/review/{endpoint}``, the same page for every name, and the files that it loads."""
+
+    async def page(_: Request) -> Response:
+        return _file(_PAGE)
+
+    async def file(request: Request) -> Response:
+        return _file(request.path_params["file"])
+
+    return [Route("/review/{endpoint}", page), Route("/review/files/{file}", file)]
+
+
+def _file(name: str) -> Response:
+    content = _files().get(name)
+    if content is None:
+        raise NotFound("The review page has no such file.")
+    return Response(content, headers=_HEADERS, media_type=_TYPES[Path(name).suffix])
+
+
+@cache
+def _files() -> dict[str, bytes]:
+    """The files by name, read once: a name from a request is never a path."""
+    return {path.name: path.read_bytes() for path in _FOLDER.iterdir() if path.suffix in _TYPES}

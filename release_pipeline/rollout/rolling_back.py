@@ -1,0 +1,126 @@
+"""The beginning of a rollback, which outranks everything and is never lost, and its repetition after a late write."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from release_pipeline.errors import NotAllowed, Superseded
+from release_pipeline.rollout.deployment import planned_rollback
+from release_pipeline.rollout.ledger import Action, Entry, Phase
+from release_pipeline.rollout.state import ReleaseState, Stage, current_release
+from release_pipeline.workspace.endpoint import EndpointState
+from release_pipeline.workspace.registry import REJECTED
+
+if TYPE_CHECKING:
+    from release_pipeline.rollout.transition import Rollout
+
+#: A rollback that meets other writers looks again so often.
+_ATTEMPTS: Final = 10
+#: A run that wrote late leaves an open rollback to whoever carries it out, and looks so often whether it is done.
+_LOOKS: Final = 30
+
+
+def begin_roll_back(
+    rollout: "Rollout", release: str, *, reason: str, evidence_digest: str, status: str
+) -> ReleaseState:
+    """Write down that a release is to be rolled back; whoever writes at the same time, it comes behind that.
+
+    Raises:
+        NotAllowed: The release has ended its bake, or is not in the ledger.
+        Superseded: Somebody else wrote every time.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _begin(rollout, release, reason, evidence_digest, status)
+        except Superseded:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _begin(rollout: "Rollout", release: str, reason: str, evidence_digest: str, status: str) -> ReleaseState:
+    entries, state = rollout.known(release)
+    opened = state.open_intent
+    if opened is None and state.stage is Stage.FAILED:
+        return state
+    if opened is None and state.stage is Stage.ROLLED_BACK:
+        if not _is_back(rollout, entries, state):
+            return state
+        status = _last_rollback(entries, release).after.get("status", REJECTED)
+    if state.stage is Stage.FINISHED:
+        raise NotAllowed(f"release {release} has ended its bake; start a release of the older version instead.")
+    before = {"traffic_percent": state.traffic_percent, "gave_up": opened.action.value if opened else ""}
+    if opened is not None and opened.action is Action.ROLL_BACK:
+        # A version that was only to make way, and is then found to be bad, is rejected. The same reason is no new
+        # finding, but the run that finishes what is open.
+        milder = opened.after.get("status", REJECTED) != REJECTED
+        if not (milder and status == REJECTED and reason != opened.reason):
+            return state
+        before = dict(opened.before)
+    # One row takes the place of an open intent: between two rows a kill would leave neither. The endpoint is not read:
+    # one that does not answer must not keep the intent out of the ledger, and it holds whatever serves now.
+    entries.append(
+        rollout.ledger.append(
+            entries,
+            release=release,
+            actor=rollout.actor,
+            action=Action.ROLL_BACK,
+            phase=Phase.INTENT,
+            before=before,
+            after=planned_rollback(rollout.spec, state, status),
+            evidence_digest=evidence_digest,
+            reason=reason,
+        )
+    )
+    begun = current_release(entries, release)
+    assert begun is not None
+    return begun
+
+
+def has_traffic(state: ReleaseState, now: EndpointState | None) -> bool:
+    """Whether anybody is sent to a release's challenger."""
+    return now is not None and now.routes.get(state.entities.get("challenger", ""), 0) > 0
+
+
+def take_back(rollout: "Rollout", intent: Entry) -> str:
+    """After a write of ``intent`` that came behind a rollback: see that the rollback holds; a sentence about it.
+
+    Raises:
+        WorkspaceError: It could not be done; it is open in the ledger, and will be.
+    """
+    release = intent.release
+    rollout.progress(f"release {release}: this run wrote late; looking whether the rollback holds")
+    for _ in range(_LOOKS):
+        entries, state = rollout.known(release)
+        if state.open_intent is None or state.open_intent.action is not Action.ROLL_BACK:
+            break
+        time.sleep(1)
+    else:
+        return "What this run had written late is taken back by the rollback, which is still open."
+    if state.stage is not Stage.ROLLED_BACK:
+        return "This run had written by then: see `release-pipeline history`, and look for drift."
+    if not _is_back(rollout, entries, state):
+        return "What this run had written late was taken back by the rollback."
+    last = _last_rollback(entries, release)
+    rollout.roll_back(release, reason=last.reason, evidence_digest=last.evidence_digest)
+    return "What this run had written late is taken back: the release was rolled back once more, and verified."
+
+
+def _is_back(rollout: "Rollout", entries: Sequence[Entry], state: ReleaseState) -> bool:
+    """Whether the challenger of a release that was rolled back is on the endpoint again, or behind the alias.
+
+    An update in progress may bring it there, and is waited out by one more rollback. Not where another release came
+    after it, whose own the endpoint is now.
+    """
+    newest = current_release(entries)
+    if newest is None or newest.release != state.release:
+        return False
+    now, name = rollout.endpoint.read(), state.entities.get("challenger")
+    served = [(each.name, each.version) for each in now.entities] if now else []
+    if now is not None and (now.updating or (name, state.challenger_version) in served):
+        return True
+    return rollout.registry.version_of_alias(rollout.spec.promotion.alias) == state.challenger_version
+
+
+def _last_rollback(entries: Sequence[Entry], release: str) -> Entry:
+    return next(row for row in reversed(entries) if row.release == release and row.action is Action.ROLL_BACK)

@@ -1,0 +1,173 @@
+"""What holds for every command: help that teaches, exit codes in one place, Tab, news of waits, a quick start."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+from click.testing import CliRunner
+
+from release_pipeline import waits
+from release_pipeline.cli import SECTIONS, main
+from release_pipeline.operate.completion import complete_model
+from tests.pipeline.conftest import write_folder
+
+PROJECT = Path(__file__).parents[2]
+COMMAND = Path(sys.prefix) / "bin" / "release-pipeline"
+HEAVY = ("dagster", "databricks", "duckdb", "mlflow", "numpy", "pandas", "pydantic", "rich", "sqlglot", "yaml")
+BY_NAME = sorted(main.commands)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two models, beside a file that is broken and one whose name is a template."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first_agent", "second_agent"):
+        write_folder(tmp_path / name, name)
+    for name, text in (("broken", "a: ["), ("template", "attributes: {name: '{{ env.MODEL }}'}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "defs.yaml").write_text(f"# ReleasePipelineComponent\n{text}\n")
+    return tmp_path
+
+
+def help_of(*words: str) -> str:
+    shown = CliRunner().invoke(main, [*words, "--help"])
+    assert shown.exit_code == 0
+    return shown.stdout
+
+
+@pytest.mark.parametrize("command", BY_NAME)
+def test_help_has_an_example_and_the_exit_codes(command: str) -> None:
+    lines = help_of(command).splitlines()
+    # Six columns: lines that are not wrapped and run into no others.
+    examples = [line for line in lines if line.startswith(f"      release-pipeline {command}")]
+    assert examples
+    assert not any("\\b" in line or "\b" in line for line in lines)
+    assert re.search(r"Exit codes: 0 .*; 2 ", " ".join(" ".join(lines).split()))
+
+
+@pytest.mark.parametrize("command", BY_NAME)
+def test_examples_have_options_that_there_are(command: str) -> None:
+    known = {option for each in main.commands[command].params for option in each.opts}
+    for line in help_of(command).splitlines():
+        if line.startswith(f"      release-pipeline {command}"):
+            assert set(re.findall(r"--[a-z-]+", line)) <= known, line
+
+
+def test_the_help_of_all_names_each_command_once_under_a_heading() -> None:
+    assert sorted(name for names in SECTIONS.values() for name in names) == BY_NAME
+    text = help_of()
+    for title in SECTIONS:
+        assert f"\n{title}:\n" in text
+    for name in BY_NAME:
+        assert len(re.findall(rf"^  {name} +\w", text, re.MULTILINE)) == 1
+
+
+def test_the_page_for_operators_has_the_exit_codes_of_every_command() -> None:
+    page = (PROJECT / "docs" / "operating.md").read_text()
+    table = page.split("## Exit codes")[1].split("\n## ")[0]
+    rows = [row for row in table.splitlines() if row.startswith("|")]
+    for name in BY_NAME:
+        row = next((row for row in rows if f"`{name}`" in row.split("|")[1]), "")
+        assert len(row.split("|")) == 6, f"{name} has no row with what 0, 1 and 2 mean"
+
+
+@pytest.mark.parametrize("shell", [BashComplete, ZshComplete, FishComplete])
+def test_tab_offers_commands_models_options_and_choices(shell: type[ShellComplete], project: Path) -> None:
+    def offered(*words: str) -> list[str]:
+        completion = shell(main, {}, "release-pipeline", "_RELEASE_PIPELINE_COMPLETE")
+        return [each.value for each in completion.get_completions(list(words[:-1]), words[-1])]
+
+    assert offered("pr") == ["preflight", "promote"]
+    assert offered("rollback", "") == ["first_agent", "second_agent"]
+    assert offered("status", "first_agent", "") == ["second_agent"]
+    assert offered("status", "s") == ["second_agent"]
+    assert offered("promote", "first_agent", "--o") == ["--override"]
+    assert "app.yaml" in offered("app-snippet", "first_agent", "--only", "")
+
+
+@pytest.mark.parametrize("command", BY_NAME)
+def test_every_model_is_completed(command: str) -> None:
+    for each in main.commands[command].params:
+        if each.human_readable_name in ("MODEL", "[MODEL]..."):
+            assert each._custom_shell_complete is complete_model  # click has no other way to ask
+
+
+def test_tab_in_a_real_shell_asks_no_workspace_and_loads_nothing_heavy(project: Path) -> None:
+    environment = {
+        **os.environ,
+        "DATABRICKS_HOST": "http://127.0.0.1:9",
+        "_RELEASE_PIPELINE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "release-pipeline status f",
+        "COMP_CWORD": "2",
+        "PYTHONPROFILEIMPORTTIME": "1",
+    }
+    ended = subprocess.run(
+        [COMMAND], env=environment, cwd=project, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stdout == "plain,first_agent\n"
+    assert set(HEAVY) & imported(ended.stderr) <= {"yaml"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_script(shell: str) -> None:
+    script = CliRunner().invoke(
+        main, [], prog_name="release-pipeline", env={"_RELEASE_PIPELINE_COMPLETE": f"{shell}_source"}
+    )
+    assert script.exit_code == 0
+    assert f"_RELEASE_PIPELINE_COMPLETE={shell}_complete" in script.stdout
+    assert f"_RELEASE_PIPELINE_COMPLETE={shell}_source release-pipeline" in (PROJECT / "docs/operating.md").read_text()
+
+
+def test_help_starts_without_anything_heavy() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "release_pipeline.cli", "--help"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    loaded = imported(ended.stderr)
+    assert "click" in loaded
+    assert not set(HEAVY) & loaded
+
+
+def imported(importtime: str) -> set[str]:
+    """The top-level packages that Python says it has imported."""
+    return {line.rsplit("|", 1)[1].strip().split(".")[0] for line in importtime.splitlines() if line.count("|") == 2}
+
+
+def test_a_long_wait_says_what_is_done_and_a_short_one_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with waits.waiting("asking"):
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(waits, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(waits, "AGAIN_SECONDS", 0.0)
+    said, give_up = "", time.monotonic() + 30
+    with waits.waiting("asking"):
+        while said.count("… asking (0 s)\n") < 2 and time.monotonic() < give_up:
+            time.sleep(0.001)
+            out, err = capsys.readouterr()
+            said += err
+            assert out == ""
+    assert said.count("… asking (0 s)\n") >= 2
+
+
+def test_a_long_replay_says_so_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from release_pipeline.replay_log import command
+
+    monkeypatch.setattr(waits, "PATIENCE_SECONDS", 0.0)
+
+    @click.command()
+    def slow() -> None:
+        with command._progress(["a", "b"]) as releases:
+            assert list(releases) == ["a", "b"]
+            time.sleep(0.05)
+
+    told = CliRunner().invoke(slow)
+    assert (told.exit_code, told.stdout) == (0, "")
+    assert "… replaying 2 releases (0 s)" in told.stderr
