@@ -4,9 +4,10 @@ Every default is safe: sensors are off, nothing scales, nothing is promoted with
 :func:`parse_spec` is the one way from a mapping to a :class:`ReleaseSpec`.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -17,6 +18,9 @@ from release_pipeline.spec_lines import Lines
 from release_pipeline.spec_notifications import NotificationsPart
 from release_pipeline.spec_rollout import AutomationPart, PromotionPart, RampPart
 from release_pipeline.spec_sentences import sentences
+
+#: What Dagster takes for an owner.
+_OWNER: Final = re.compile(r"team:.+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 
 
 class Resource(Strict):
@@ -138,6 +142,10 @@ class ReleaseSpec(Strict):
     """Everything that is said about the releases of one model."""
 
     name: str = Field(description="Name of the model's asset group; letters, digits and underscores.")
+    owners: tuple[str, ...] = Field(
+        default=(),
+        description="Owners of the assets in Dagster's UI: e-mail addresses, and teams as `team:search`.",
+    )
     model: ModelPart = Field(description="What is logged and registered.")
     evaluation: EvaluationPart = Field(default=EvaluationPart(), description="Offline evaluation.")
     predeploy_predict: PredeployPart = Field(default=PredeployPart(), description="Prediction before registration.")
@@ -153,6 +161,16 @@ class ReleaseSpec(Strict):
     def _name(cls, value: str) -> str:
         if not IDENTIFIER.fullmatch(value):
             raise ValueError("must be letters, digits and underscores, not starting with a digit")
+        return value
+
+    @field_validator("owners")
+    @classmethod
+    def _owners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in value:
+            if not _OWNER.fullmatch(owner):
+                raise ValueError(
+                    f"{owner!r} is neither an e-mail address nor a team, as in team:search; write it as one of them"
+                )
         return value
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         deps=[model.key("deployed_endpoint")],
         partitions_def=model.partitions,
         group_name=spec.name,
+        owners=list(spec.owners),
         kinds={"databricks"},
         pool=f"endpoint_{spec.endpoint_name}",
         check_specs=[

@@ -38,6 +38,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         deps=[model.key("registered_version")],
         partitions_def=model.partitions,
         group_name=spec.name,
+        owners=list(spec.owners),
         kinds={"databricks"},
         pool=f"endpoint_{spec.endpoint_name}",
         output_required=False,  # a release that waits in the queue is not deployed, and nothing after it runs

@@ -22,6 +22,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         deps=[model.key("logged_model")],
         partitions_def=model.partitions,
         group_name=spec.name,
+        owners=list(spec.owners),
         kinds={"mlflow"},
         check_specs=[
             dg.AssetCheckSpec(

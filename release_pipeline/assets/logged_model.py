@@ -31,6 +31,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         key=model.key("logged_model"),
         partitions_def=model.partitions,
         group_name=spec.name,
+        owners=list(spec.owners),
         kinds={"mlflow", "python"},
         description=f"{spec.model.source}, logged from its code in one MLflow run of {spec.experiment}.",
     )

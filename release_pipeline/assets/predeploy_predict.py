@@ -19,6 +19,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         deps=[model.key("evaluation")],
         partitions_def=model.partitions,
         group_name=spec.name,
+        owners=list(spec.owners),
         kinds={"python"},
         check_specs=[
             dg.AssetCheckSpec(

@@ -23,6 +23,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         deps=[model.key("canary_traffic")],
         partitions_def=model.partitions,
         group_name=spec.name,
+        owners=list(spec.owners),
         kinds={"databricks", "mlflow"},
         pool=f"endpoint_{spec.endpoint_name}",
         description=f"Which version is live: all traffic of {spec.endpoint_name} and the alias {spec.promotion.alias}.",

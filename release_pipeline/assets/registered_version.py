@@ -23,6 +23,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         deps=[model.key("predeploy_predict")],
         partitions_def=model.partitions,
         group_name=spec.name,
+        owners=list(spec.owners),
         kinds={"databricks", "mlflow"},
         description=f"A version of {spec.model.registered_name}, alias {CHALLENGER_ALIAS}.",
     )

@@ -129,6 +129,10 @@ class Ledger:
             {"release": release} if release else None,
         )
 
+    def read_from(self, sequence: int) -> list[Entry]:
+        """The rows from this one on, oldest first; none where the table does not exist yet."""
+        return self._select("WHERE sequence >= :sequence", {"sequence": sequence})
+
     def read_all(self) -> list[Entry]:
         """Every row, oldest first; none where the table does not exist yet."""
         return self._select("")

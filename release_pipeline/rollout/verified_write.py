@@ -242,10 +242,11 @@ class VerifiedWrite:
         Raises:
             Superseded: It is not.
         """
-        newest = [entry for entry in self.ledger.read() if entry.action not in EVENTS][-1]
-        if newest.entry_id != intent.entry_id:
+        acts = [entry for entry in self.ledger.read_from(intent.sequence) if entry.action not in EVENTS]
+        if not acts or acts[-1].entry_id != intent.entry_id:
+            other = f"{acts[-1].action} by {acts[-1].actor}" if acts else "the loss of the ledger's rows"
             raise Superseded(
-                f"release {intent.release}: {newest.action} by {newest.actor} came after this {intent.action}; "
+                f"release {intent.release}: {other} came after this {intent.action}; "
                 "nothing more is written by this run."
             )
 

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import requests
 
 from release_pipeline.assets.deployed_endpoint import served_entity
+from release_pipeline.errors import TableMissing
 from release_pipeline.rollout.parts import connect_parts
 from release_pipeline.spec import ReleaseSpec, parse_spec
 from release_pipeline.spec_rollout import PromotionPart, RampPart
@@ -77,7 +79,11 @@ class Ground:
         """As if there had been no release: version 1 serves everybody, or nothing does; a clock for the history."""
         registry, endpoint, warehouse = self.hand.registry, self.hand.endpoint, self.hand.workspace.warehouse
         for table in (self._spec.ledger_table, self._spec.evidence_table):
-            warehouse.execute(f"DROP TABLE IF EXISTS {quoted(table)}")
+            if served:  # the tables of a model that was released before are there
+                with suppress(TableMissing):
+                    warehouse.execute(f"DELETE FROM {quoted(table)}")
+            else:
+                warehouse.execute(f"DROP TABLE IF EXISTS {quoted(table)}")
         self.settle()
         champion = self.entity(CHAMPION)
         if not served:

@@ -12,7 +12,7 @@ from release_pipeline.rollout.mending import look_for_drift
 from release_pipeline.rollout.state import Stage, current_release, queued
 from release_pipeline.workspace.registry import TAG_STATUS
 from tests.faults.observer import Sight, violations
-from tests.histories.ground import CHAMPION, CONFIGS, STRANGER, Ground
+from tests.histories.ground import CHALLENGERS, CHAMPION, CONFIGS, STRANGER, Ground
 from tests.histories.rules import Rules, rejected
 from tests.histories.runs import Runs
 from tests.histories.wire import Wire
@@ -37,6 +37,7 @@ class Play:
 
     Attributes:
         told: What was done, and what came of it.
+        entries: The ledger's rows after the last run.
         over: Something was wrong, so that it need not be brought to rest.
     """
 
@@ -46,6 +47,7 @@ class Play:
     runs: Runs
     rules: Rules = field(default_factory=Rules)
     told: list[str] = field(default_factory=list)
+    entries: tuple[Entry, ...] = ()
     over: bool = False
 
     @classmethod
@@ -98,7 +100,6 @@ class Play:
         """Somebody changes endpoint or alias by hand."""
         with self.wire.by_hand():
             self._tell(f"by hand: {hand} {share}", lambda: self._run(lambda: self._changed(hand, share), None))
-            self._see()
 
     def rest(self, *, onward: bool) -> None:
         """Let ticks, and people where the pipeline calls for them, bring all releases to an end; look at what is left.
@@ -108,12 +109,11 @@ class Play:
         """
         self.told.append("rest:")
         if not onward:
-            for release in queued(self._see().entries):
+            for release in queued(self.entries):
                 self._withdraw(release)
             self._back()
         for _ in range(MOST_ROUNDS):
-            entries = self.runs.parts().ledger.read()
-            state = current_release(entries)
+            entries, state = self.entries, current_release(self.entries)
             if not _active(entries) and not queued(entries):
                 break
             now = self.runs.clock.now()
@@ -140,8 +140,8 @@ class Play:
             self.do("unpause")
         elif "AWAITING_APPROVAL" in said:
             self.do("approve")
-        elif queued(entries := self._see().entries) and not _active(entries):
-            self._withdraw(queued(entries)[0])  # it was refused, and would be for ever
+        elif queued(self.entries) and not _active(self.entries):
+            self._withdraw(queued(self.entries)[0])  # it was refused, and would be for ever
         elif "changed" in said or "routes" in said:
             if "NotAllowed" in self.do("mend"):
                 self._back()
@@ -178,9 +178,10 @@ class Play:
     def _at_rest(self) -> None:
         """At the end everything is as the ledger says, once what was changed by hand is mended."""
         parts, spec = self.runs.parts(), self.runs.spec
-        if any(finding.mends for finding in look_for_drift(parts, spec).findings):
+        left = look_for_drift(parts, spec).findings
+        if any(finding.mends for finding in left):
             if not any(each.startswith("by hand") for each in self.told):
-                self._complain([f"nobody touched it, and it drifted: {look_for_drift(parts, spec).findings}"])
+                self._complain([f"nobody touched it, and it drifted: {left}"])
             self.do("mend")
         if self._see().endpoint is None and self.rules.changed_by_hand:
             # Where the ledger's last word is that there is no endpoint, what the alias names is a person's to settle.
@@ -188,8 +189,9 @@ class Play:
                 self.ground.hand.registry.delete_alias("champion")
         if self.rules.changed_by_hand and violations(self._see()):
             self._restore()  # what the ledger cannot tell how to mend
-        left = look_for_drift(parts, spec)
-        self._complain([f"after the mend: {finding.sentence}" for finding in left.findings])
+        if left or self.rules.changed_by_hand:
+            left = look_for_drift(parts, spec).findings
+        self._complain([f"after the mend: {finding.sentence}" for finding in left])
         self.rules.changed_by_hand = False
         sight = self._judge(at_once=False)
         state = sight.state
@@ -226,6 +228,8 @@ class Play:
 
     def _next_version(self) -> str | None:
         """A version for a new release: none that was rejected, or serves, or was meant for a release before."""
+        if not self.runs.versions:
+            return CHALLENGERS[0]
         sight = self._see()
         busy = {CHAMPION, STRANGER, *rejected(sight.entries), *sight.versions, *self.runs.versions.values()}
         free = [version for version in CONFIGS if version not in busy]
@@ -304,6 +308,7 @@ class Play:
         asked = list(self.wire.asked)
         self.wire.asked.clear()
         sight = self._see()
+        self.entries = sight.entries
         self._complain(self.rules.judge(sight, asked, at_once=at_once))
         return sight
 

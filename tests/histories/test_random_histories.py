@@ -21,8 +21,8 @@ IN_TEST_ALL = 1
 STEPS = 7
 
 
-def played(ground: Ground, wire: Wire, killer: Killer, histories: int, number: int) -> list[Play]:
-    """So many histories, drawn from one seed."""
+def played(ground: Ground, wire: Wire, killer: Killer, histories: int, part: int) -> list[Play]:
+    """So many histories of a part, drawn from one seed."""
 
     class OnThisGround(Histories):
         pass
@@ -37,7 +37,7 @@ def played(ground: Ground, wire: Wire, killer: Killer, histories: int, number: i
         phases=[Phase.generate],  # a history costs seconds: what it tells is enough to shrink it by hand
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(seed(number)(OnThisGround), settings=rules)
+    run_state_machine_as_test(seed(SEED + 1 + part)(OnThisGround), settings=rules)
     return OnThisGround.played
 
 
@@ -50,7 +50,7 @@ def played(ground: Ground, wire: Wire, killer: Killer, histories: int, number: i
     ],
 )
 def test_histories(part: int, ground: Ground, wire: Wire, killer: Killer) -> None:
-    plays = played(ground, wire, killer, HISTORIES // PARTS, SEED + 1 + part)
+    plays = played(ground, wire, killer, HISTORIES // PARTS, part)
     assert len(plays) >= HISTORIES // PARTS
     told = "\n".join(line for play in plays for line in play.told)
     # A part may lack one kind by chance.

@@ -77,6 +77,46 @@ def test_versions_are_those_of_each_time(engine: SqlEngine) -> None:
     rows(engine, "DROP TABLE v")
 
 
+def test_the_same_statement_over_other_versions_reads_those(engine: SqlEngine) -> None:
+    rows(engine, f"CREATE TABLE w (n INT) {FEED}")
+    for n in range(1, 5):
+        rows(engine, f"INSERT INTO w VALUES ({n})")
+    said = r"'table_changes(\'w\', 3)' AS said -- table_changes('w', 9)"
+    text = f"SELECT n, {said}\nFROM table_changes('main.default.w', {{}}) WHERE n > :least ORDER BY n"
+    for versions, found in (("1, 2", "12"), ("2, 3", "23"), ("3, 99", "34"), ("4", "4"), ("2,2", "2")):
+        read = rows(engine, text.format(versions), least=0)
+        assert "".join(str(row[0]) for row in read) == found
+        assert {row[1] for row in read} == {"table_changes('w', 3)"}
+    for versions, wrong in (("5, 6", "DELTA_INVALID_CDC_RANGE"), ("3, 2", "DELTA_INVALID_CDC_RANGE")):
+        with pytest.raises(SqlFailure, match=wrong):
+            rows(engine, text.format(versions), least=0)
+    both = "SELECT a.n, b.n FROM table_changes('w', {}, {}) AS a CROSS JOIN table_changes('w', {}) AS b ORDER BY 1, 2"
+    assert rows(engine, both.format(1, 1, 4)) == [["1", "4"]]
+    assert rows(engine, both.format(2, 3, 4)) == [["2", "4"], ["3", "4"]]
+    with pytest.raises(SqlFailure, match="rp_version_"):
+        rows(engine, both.format(1, 1, 4) + " -- rp_version_0")
+    rows(engine, "DROP TABLE w")
+    with pytest.raises(SqlFailure, match="TABLE_OR_VIEW_NOT_FOUND"):
+        rows(engine, text.format("1, 2"), least=0)
+
+
+def test_what_is_inserted_and_shown_of_changes_is_of_the_versions_that_are_named(engine: SqlEngine) -> None:
+    rows(engine, f"CREATE TABLE x (n INT) {FEED}")
+    rows(engine, "CREATE TABLE y (n INT)")
+    for n in (1, 2):
+        rows(engine, f"INSERT INTO x VALUES ({n})")
+        rows(engine, f"INSERT INTO y SELECT n FROM table_changes('x', {n}, {n})")
+    assert rows(engine, "SELECT n FROM y ORDER BY n") == [["1"], ["2"]]
+    rows(engine, "CREATE VIEW z AS SELECT n FROM table_changes('x', 2)")
+    assert rows(engine, "SELECT n FROM z") == [["2"]]
+    view = engine.table("main.default.z")
+    assert view is not None
+    assert view.view_text is not None
+    assert view.view_text.endswith("('x', 2)")
+    for name in ("VIEW z", "TABLE x", "TABLE y"):
+        rows(engine, f"DROP {name}")
+
+
 class _Guard:
     """Lets nobody read or write what it was told."""
 
@@ -94,9 +134,9 @@ class _Guard:
 
 
 def test_a_guard_is_asked_each_time(engine: SqlEngine) -> None:
-    rows(engine, "CREATE TABLE g (n INT)")
+    rows(engine, f"CREATE TABLE g (n INT) {FEED}")
     guard = _Guard()
-    for statement in ("SELECT n FROM g", "INSERT INTO g VALUES (1)"):
+    for statement in ("SELECT n FROM g", "SELECT n FROM table_changes('g', 0)", "INSERT INTO g VALUES (1)"):
         guard.closed = False
         for _ in range(2):
             engine.execute(statement, session=Session(), guard=guard)

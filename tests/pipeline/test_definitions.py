@@ -48,6 +48,12 @@ def test_a_model_is_a_chain_of_seven_assets_partitioned_by_release(make_spec: Ca
         assert node.description
 
 
+def test_the_owners_of_the_yaml_own_every_asset(make_spec: Callable[..., ReleaseSpec]) -> None:
+    owners = ("on.call@example.com", "team:search")
+    graph = load(make_spec(name="m", owners=list(owners))).get_repository_def().asset_graph
+    assert {tuple(graph.get(key).owners) for key in graph.get_all_asset_keys()} == {owners}
+
+
 def test_only_the_checks_before_registration_block(make_spec: Callable[..., ReleaseSpec]) -> None:
     graph = load(make_spec(name="m")).get_repository_def().asset_graph
     blocking = {(key.asset_key.path[1], key.name): graph.get_check_spec(key).blocking for key in graph.asset_check_keys}

@@ -45,6 +45,8 @@ def test_what_is_appended_is_read_back_as_it_was_in_order(model: Model) -> None:
     assert [entry.sequence for entry in read] == [1, 2, 3]
     assert [entry.reason for entry in read] == ["it's worse; '); --", "größer ≥ 5 %\nsecond line", ""]
     assert read == entries, "every field, the time to the millisecond"
+    assert ledger.read_from(2) == entries[1:]
+    assert ledger.read_from(4) == []
 
 
 def test_of_two_writers_at_once_exactly_one_wins(model: Model) -> None:

@@ -7,10 +7,82 @@ Only additions are recorded. A range that holds or precedes a commit which chang
 the answer would be incomplete; on the service such a range also yields updates and deletes.
 """
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
 from sqlglot import exp, parse_one
 
+from release_pipeline.local_workspace.sql import catalog
 from release_pipeline.local_workspace.sql.catalog import TableInfo
+from release_pipeline.local_workspace.sql.dialect import Parameters, bound_value
 from release_pipeline.local_workspace.sql.failures import HIDDEN_COLUMN, SqlFailure, bad_request, unsupported
+from release_pipeline.local_workspace.sql.names import TableName
+
+_LIFTED: Final = "rp_version_"
+# Strings, quoted names and comments are passed over; what is found in none of them has groups.
+_CALL: Final = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`|--[^\n]*|/\*.*?\*/"""
+    r"""|(\btable_changes\s*\(\s*'[^'\\]*'\s*,\s*)(\d+)(?:(\s*,\s*)(\d+))?(?=\s*\))""",
+    re.IGNORECASE | re.DOTALL,
+)
+_RANGE: Final = re.compile(rf"\${_LIFTED}(\d+)_(first|last)\b")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A call of ``table_changes``: the table, and the parameters that hold its first version and, maybe, its last."""
+
+    name: TableName
+    parameters: tuple[str, ...]
+
+    def range(self, cursor: Any, values: Parameters) -> tuple[int, int]:
+        """The first and last version that it reads now.
+
+        Raises:
+            SqlFailure: The table is gone, or has not kept the changes of these versions.
+        """
+        versions = [int(bound_value(name, values)[0] or "") for name in self.parameters]
+        return check_range(catalog.require(cursor, self.name), versions[0], versions[1] if versions[1:] else None)
+
+
+def lift_versions(statement: str, parameters: Parameters) -> tuple[str, Parameters]:
+    """The statement with parameters in place of the numbers in its calls of ``table_changes``, and all its values.
+
+    So a statement that reads on from where it last stopped is the same statement again.
+
+    Raises:
+        SqlFailure: Its own text could be taken for such a parameter.
+    """
+    if "table_changes" not in statement.lower():
+        return statement, parameters
+    if _LIFTED in statement:
+        raise unsupported(f"{_LIFTED} in a statement with table_changes")
+    values = dict(parameters)
+
+    def lift(call: re.Match[str]) -> str:
+        head, first, comma, last = call.groups()
+        if head is None:
+            return call.group()
+        number = sum(name.startswith(_LIFTED) for name in values)
+        values[f"{_LIFTED}{number}"] = (first, "BIGINT")
+        if last is None:
+            return f"{head}:{_LIFTED}{number}"
+        values[f"{_LIFTED}{number + 1}"] = (last, "BIGINT")
+        return f"{head}:{_LIFTED}{number}{comma}:{_LIFTED}{number + 1}"
+
+    return _CALL.sub(lift, statement), values
+
+
+def is_lifted(node: exp.Expr) -> bool:
+    """Whether this is a parameter that :func:`lift_versions` made, or what :func:`with_ranges` fills in."""
+    return isinstance(node, exp.Placeholder) and node.name.startswith(_LIFTED)
+
+
+def with_ranges(text: str, ranges: Sequence[tuple[int, int]]) -> str:
+    """A statement in DuckDB's SQL with the versions that its queries of changes read, in their order."""
+    return _RANGE.sub(lambda found: str(ranges[int(found[1])][found[2] == "last"]), text)
 
 
 def check_range(info: TableInfo, start: int, end: int | None) -> tuple[int, int]:
@@ -60,15 +132,16 @@ def check_range(info: TableInfo, start: int, end: int | None) -> tuple[int, int]
     return start, last
 
 
-def changes_query(info: TableInfo, start: int, end: int) -> exp.Expr:
-    """The DuckDB query of the rows added by versions ``start`` to ``end``, both included."""
+def changes_query(info: TableInfo, number: int) -> exp.Expr:
+    """The DuckDB query of the rows added by the versions of range ``number``, which :func:`with_ranges` fills in."""
     name = exp.Literal.string(info.name.full).sql(dialect="duckdb")
+    versions = f"BETWEEN ${_LIFTED}{number}_first AND ${_LIFTED}{number}_last"
     text = (
         f"SELECT r.* EXCLUDE ({HIDDEN_COLUMN}), 'insert' AS _change_type, r.{HIDDEN_COLUMN} AS _commit_version, "
         f"c.committed_at AS _commit_timestamp FROM {info.name.physical} AS r "
         f"JOIN (SELECT version, committed_at FROM __workspace.commits "
-        f"WHERE full_name = {name} AND version BETWEEN {start:d} AND {end:d}) AS c ON c.version = r.{HIDDEN_COLUMN} "
-        f"WHERE r.{HIDDEN_COLUMN} BETWEEN {start:d} AND {end:d}"
+        f"WHERE full_name = {name} AND version {versions}) AS c ON c.version = r.{HIDDEN_COLUMN} "
+        f"WHERE r.{HIDDEN_COLUMN} {versions}"
     )
     return parse_one(text, read="duckdb")
 

@@ -107,7 +107,7 @@ class Definer:
         if tree.expression is not None:
             if isinstance(tree.this, exp.Schema):
                 raise unsupported("CREATE TABLE with both columns and a query")
-            source = to_duckdb(self.rewriter.rewrite(tree.expression))
+            source = self.rewriter.rewrite(tree.expression)
             hidden = f", CAST({version} AS BIGINT) AS {HIDDEN_COLUMN}" if feed else ""
             body = f"AS SELECT q.*{hidden} FROM ({source}) AS q"
             operation = "CREATE TABLE AS SELECT"
@@ -163,7 +163,7 @@ class Definer:
         if isinstance(tree.this, exp.Schema):
             names = [exp.to_identifier(item.name, quoted=True).sql(dialect="duckdb") for item in tree.this.expressions]
             columns = f"({', '.join(names)})"
-        source = to_duckdb(self.rewriter.rewrite(tree.expression))
+        source = self.rewriter.rewrite(tree.expression)
         if self.rewriter.bound:
             raise unsupported("parameters in the definition of a view")
         if existing is not None and existing.kind != "VIEW":

@@ -13,8 +13,9 @@ from sqlglot import exp
 from release_pipeline.local_workspace.sql import catalog, commands, inference_tables, maintenance
 from release_pipeline.local_workspace.sql.cancellation import INTERRUPT_SECONDS, Cancellation
 from release_pipeline.local_workspace.sql.catalog import TableInfo
+from release_pipeline.local_workspace.sql.change_feed import lift_versions, with_ranges
 from release_pipeline.local_workspace.sql.definitions import Definer
-from release_pipeline.local_workspace.sql.dialect import Parameters, expand_identifier_clauses, parse, to_duckdb
+from release_pipeline.local_workspace.sql.dialect import Parameters, expand_identifier_clauses, parse
 from release_pipeline.local_workspace.sql.failures import SqlFailure, from_duckdb, syntax_error
 from release_pipeline.local_workspace.sql.guard import Guard
 from release_pipeline.local_workspace.sql.names import SchemaName, Session, TableName, split_name
@@ -95,8 +96,8 @@ class SqlEngine:
             SqlFailure: The statement failed; nothing of it is kept.
         """
         session = session or Session()
-        bound = dict(parameters)
-        text = expand_identifier_clauses(statement, bound)
+        written = expand_identifier_clauses(statement, dict(parameters))
+        text, bound = lift_versions(written, dict(parameters))
         if guard is not None and (commands.is_command(text) or maintenance.is_maintenance(text)):
             guard.other()
         if commands.is_command(text):
@@ -117,13 +118,14 @@ class SqlEngine:
         if isinstance(tree, exp.Query):
             with self._transaction(cancellation=cancellation) as cursor:
                 rewriter = Rewriter(cursor, session, bound, self.catalogs, guard=guard)
-                rewritten = to_duckdb(rewriter.rewrite(tree))
-                if (translation := rewriter.translation(rewritten)) is not None:
+                rewritten = rewriter.rewrite(tree)
+                if (translation := rewriter.translation()) is not None:
                     self._translations.keep(key, translation, generation)
                 return _fetch(cursor.execute(rewritten, rewriter.bound), row_limit, byte_limit)
         if isinstance(tree, exp.Create | exp.Drop | exp.Alter):
             if guard is not None:
                 guard.other()
+            tree = tree if text == written else parse(written)  # a view's text is kept as it was written
             # What did not exist before is in no translation.
             new = isinstance(tree, exp.Create) and not tree.args.get("replace")
             with (
@@ -156,7 +158,8 @@ class SqlEngine:
                     if not _unchanged(cursor, known.sources):
                         return None
                     self._translations.keep(asked.key, known, asked.generation)
-                found = cursor.execute(known.text, known.bound(asked.parameters))
+                text = with_ranges(known.text, [each.range(cursor, asked.parameters) for each in known.changes])
+                found = cursor.execute(text, known.bound(asked.parameters))
                 result = _fetch(found, asked.row_limit, asked.byte_limit)
         except SqlFailure:
             if asked.generation == self._translations.generation:

@@ -6,8 +6,16 @@ from typing import Any
 from sqlglot import exp
 
 from release_pipeline.local_workspace.sql import catalog, information_schema
-from release_pipeline.local_workspace.sql.change_feed import changes_query, check_range, public_query, version_query
-from release_pipeline.local_workspace.sql.dialect import Parameters, bound_value
+from release_pipeline.local_workspace.sql.change_feed import (
+    Changes,
+    changes_query,
+    check_range,
+    is_lifted,
+    public_query,
+    version_query,
+    with_ranges,
+)
+from release_pipeline.local_workspace.sql.dialect import Parameters, bound_value, to_duckdb
 from release_pipeline.local_workspace.sql.failures import SqlFailure, bad_request, syntax_error
 from release_pipeline.local_workspace.sql.functions import instant, rewrite_functions
 from release_pipeline.local_workspace.sql.guard import Guard
@@ -54,15 +62,28 @@ class Rewriter:
     guard: Guard | None = None
     _used: list[str] = field(default_factory=list)
     _sources: list[Source] = field(default_factory=list)
+    _changes: list[Changes] = field(default_factory=list)
+    _ranges: list[tuple[int, int]] = field(default_factory=list)
+    _text: str = ""
     _once: bool = False
 
-    def rewrite(self, tree: exp.Expr, target: exp.Table | None = None) -> exp.Expr:
-        """Rewrite a statement for DuckDB.
+    def rewrite(self, tree: exp.Expr, target: exp.Table | None = None) -> str:
+        """Write a statement for DuckDB.
 
         Args:
             tree: The parsed statement; changed in place.
             target: The table that it writes to, which keeps its hidden column.
         """
+        self._text = to_duckdb(self._rewritten(tree, target))
+        return with_ranges(self._text, self._ranges)
+
+    def translation(self, target: Source | None = None) -> Translation | None:
+        """What was rewritten last, as it can be used again; None where it depends on values."""
+        if self._once:
+            return None
+        return Translation(self._text, tuple(self._used), tuple(self._sources), target, tuple(self._changes))
+
+    def _rewritten(self, tree: exp.Expr, target: exp.Table | None) -> exp.Expr:
         if isinstance(tree, exp.Query):
             _name_projections(tree)
         sources = [node for node in tree.find_all(exp.Table) if not _is_cte(node)]
@@ -74,12 +95,9 @@ class Rewriter:
             elif isinstance(node.this, exp.Anonymous) and node.this.name.lower() == "table_changes":
                 self._replace_changes(node)
         for placeholder in list(tree.find_all(exp.Placeholder)):
-            placeholder.replace(self._parameter(placeholder.name))
+            if not is_lifted(placeholder):
+                placeholder.replace(self._parameter(placeholder.name))
         return rewrite_functions(tree)
-
-    def translation(self, text: str, target: Source | None = None) -> Translation | None:
-        """What was rewritten, as it can be used again; None where it depends on values, or on versions of tables."""
-        return None if self._once else Translation(text, tuple(self._used), tuple(self._sources), target)
 
     def table_name(self, node: exp.Table) -> TableName:
         """The workspace's name of a table that a statement names."""
@@ -123,7 +141,6 @@ class Rewriter:
             self.guard.read(name)
 
     def _replace_changes(self, node: exp.Table) -> None:
-        self._once = True
         arguments = node.this.expressions
         if not 2 <= len(arguments) <= 3:
             raise bad_request(
@@ -138,8 +155,12 @@ class Rewriter:
         if self.guard is not None:
             self.guard.read(name)
         info = catalog.require(self.cursor, name)
+        self._once |= isinstance(first, exp.Placeholder) or not all(is_lifted(each) for each in arguments[1:])
         start, end = self._version(arguments[1]), self._version(arguments[2]) if len(arguments) == 3 else None
-        query = changes_query(info, *check_range(info, start, end))
+        query = changes_query(info, len(self._ranges))
+        self._ranges.append(check_range(info, start, end))
+        self._sources.append(Source.of(info))
+        self._changes.append(Changes(info.name, tuple(each.name for each in arguments[1:])))
         alias = node.args.get("alias") or exp.TableAlias(this=exp.to_identifier("table_changes"))
         _replace_keeping_joins(node, query, alias)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from release_pipeline.local_workspace.sql.catalog import TableInfo
+from release_pipeline.local_workspace.sql.change_feed import Changes
 from release_pipeline.local_workspace.sql.dialect import Parameters, bound_value
 from release_pipeline.local_workspace.sql.names import Session, TableName
 
@@ -39,16 +40,18 @@ class Translation:
     """What one statement is in DuckDB's SQL.
 
     Attributes:
-        text: The statement.
+        text: The statement, without the versions of the changes that it reads.
         parameters: The statement's parameters in the order of ``p0``, ``p1`` and so on in the text.
         sources: The tables and views that it reads.
         target: The table that it inserts into; None for a query.
+        changes: Whose changes it reads.
     """
 
     text: str
     parameters: tuple[str, ...]
     sources: tuple[Source, ...]
     target: Source | None = None
+    changes: tuple[Changes, ...] = ()
 
     def bound(self, values: Parameters) -> dict[str, str | None]:
         """The values by the names in the text.

@@ -8,7 +8,8 @@ from sqlglot import exp
 
 from release_pipeline.local_workspace.sql import catalog
 from release_pipeline.local_workspace.sql.catalog import TableInfo
-from release_pipeline.local_workspace.sql.dialect import Parameters, to_duckdb
+from release_pipeline.local_workspace.sql.change_feed import with_ranges
+from release_pipeline.local_workspace.sql.dialect import Parameters
 from release_pipeline.local_workspace.sql.failures import HIDDEN_COLUMN, bad_request, unsupported
 from release_pipeline.local_workspace.sql.result_values import ResultColumn, ResultSet
 from release_pipeline.local_workspace.sql.rewrite import Rewriter
@@ -63,8 +64,7 @@ class Writer:
 
     def _execute(self, tree: exp.Expr, target: exp.Table) -> int:
         """Run a rewritten write and say how many rows it touched."""
-        text = to_duckdb(self.rewriter.rewrite(tree, target))
-        return _touched(self.cursor, text, self.rewriter.bound)
+        return _touched(self.cursor, self.rewriter.rewrite(tree, target), self.rewriter.bound)
 
     def _insert(self, tree: exp.Insert) -> ResultSet:
         for clause in ("where", "partition", "conflict", "returning", "settings"):
@@ -80,10 +80,9 @@ class Writer:
             # The old rows go only after the new ones are read: they may come from the same table.
             self.cursor.execute(f"CREATE OR REPLACE TEMP TABLE kept AS SELECT rowid AS id FROM {info.name.physical}")
             tree.set("overwrite", False)
-        text = to_duckdb(self.rewriter.rewrite(tree, target))
-        rows = _touched(self.cursor, text, self.rewriter.bound)
+        rows = _touched(self.cursor, self.rewriter.rewrite(tree, target), self.rewriter.bound)
         if not overwrite and not info.has_change_feed:  # rows of a change feed carry the number of their commit
-            self.plain_insert = self.rewriter.translation(text, Source.of(info))
+            self.plain_insert = self.rewriter.translation(Source.of(info))
         if overwrite:
             self.cursor.execute(f"DELETE FROM {info.name.physical} WHERE rowid IN (SELECT id FROM kept)")
             self.cursor.execute("DROP TABLE kept")
@@ -168,7 +167,8 @@ def insert_again(cursor: Any, known: Translation, parameters: Parameters) -> Res
     info = catalog.require(cursor, known.target.name)
     if Source.of(info) != known.target:
         return None
-    rows = _touched(cursor, known.text, known.bound(parameters))
+    text = with_ranges(known.text, [each.range(cursor, parameters) for each in known.changes])
+    rows = _touched(cursor, text, known.bound(parameters))
     catalog.commit(cursor, info, "WRITE", rows)
     return _counts(num_affected_rows=rows, num_inserted_rows=rows)
 
