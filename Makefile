@@ -27,7 +27,7 @@ test-all: setup $(VENV)/spark/.installed $(VENV)/docs/.installed
 	$(BIN)/pytest -n 4 --dist worksteal -m slow --ignore tests/spark
 	PYTHONPATH=$(VENV)/spark $(BIN)/pytest -m slow tests/spark
 
-# Every fault at every call of a release, and all random histories: more than an hour.
+# Every fault at every call of a release: more than half an hour.
 test-faults: setup
 	$(BIN)/pytest -n 4 -m "slow or exhaustive" tests/faults tests/histories \
 	    tests/local_workspace/test_forked_processes.py

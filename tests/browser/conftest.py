@@ -101,6 +101,7 @@ def open_page(chromium: Chromium, workspace: RunningWorkspace) -> Iterator[Calla
     def open_(name: str, *, query: str = "", signed_in: bool = True) -> Page:
         page = Page(chromium, f"{workspace.url}/review/{name}{query}")
         chromium.open(page.url)
+        chromium.find("#token, #question")  # until then the page may still be keeping a token of the test before
         chromium.run("sessionStorage.clear()")
         chromium.open(page.url)
         if signed_in:

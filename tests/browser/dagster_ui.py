@@ -8,6 +8,8 @@ from tests.browser.chromium import Chromium
 
 LOCATION = "release_pipeline"
 RELEASE_SECONDS = 300
+#: Of the window, in pixels.
+WIDTH, HEIGHT = 1500, 1100
 
 _CLICK = """
 const [words, css] = arguments;
@@ -38,7 +40,7 @@ class DagsterUi:
         self.browser = browser
         self._url = url
         self._pictures = pictures
-        browser.resize(1500, 1100)
+        browser.resize(WIDTH, HEIGHT)
 
     def open(self, path: str, *words: str) -> str:
         """Go to a page; its text, once these words are on it."""
@@ -58,11 +60,13 @@ class DagsterUi:
         """Click the last of the elements that say just this."""
         self.browser.wait(lambda: self.browser.run(_CLICK, words, css), f"something to press that says {words}")
 
-    def keep(self, name: str) -> None:
-        """Look at the window until all has moved into its place, and keep a picture of it."""
+    def keep(self, name: str, *, height: int = HEIGHT) -> None:
+        """Look at the window, so high, until all has moved into its place, and keep a picture of it."""
+        self.browser.resize(WIDTH, height)
         time.sleep(2)
         if self._pictures is not None:
             self.browser.screenshot(self._pictures / f"{name}.png")
+        self.browser.resize(WIDTH, HEIGHT)
 
     def start_release(self, model: str, release: str, config: str) -> None:
         """Start a release of another configuration, in the dialog of the job."""

@@ -175,7 +175,7 @@ def test_an_operator_starts_a_release_reads_a_hold_and_rolls_back_in_the_ui(told
     live = parts.registry.version_of_alias(spec.promotion.alias)
 
     ui.open(f"/locations/release_pipeline/asset-groups/{MODEL}/lineage", "logged_model", "promoted_alias")
-    ui.keep("graph")
+    ui.keep("graph", height=620)
     ui.open(f"/assets/{MODEL}/promoted_alias?view=events", better, "Promote from step 2 of 2")
     ui.open(f"/assets/{MODEL}/deployed_endpoint?view=events", "power_sentence", "power_ramp")
     ui.keep("power-metadata")

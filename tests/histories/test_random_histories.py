@@ -16,8 +16,6 @@ from tests.pipeline.killer import Killer
 HISTORIES = int(os.environ.get("HISTORIES", "504"))
 SEED = int(os.environ.get("HISTORIES_SEED", "20261121"))
 PARTS = 12
-#: So many parts are played in `make test-all`, the others in `make test-faults`.
-IN_TEST_ALL = 1
 STEPS = 7
 
 
@@ -41,14 +39,9 @@ def played(ground: Ground, wire: Wire, killer: Killer, histories: int, part: int
     return OnThisGround.played
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    "part",
-    [
-        pytest.param(part, marks=pytest.mark.slow if part < IN_TEST_ALL else pytest.mark.exhaustive)
-        for part in range(PARTS)
-    ],
-)
+@pytest.mark.parametrize("part", range(PARTS))
 def test_histories(part: int, ground: Ground, wire: Wire, killer: Killer) -> None:
     plays = played(ground, wire, killer, HISTORIES // PARTS, part)
     assert len(plays) >= HISTORIES // PARTS

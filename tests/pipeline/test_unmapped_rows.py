@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from release_pipeline.assets import canary_traffic
+from release_pipeline.assets.deployed_endpoint import served_entity
 from release_pipeline.gate.evidence import Bet
 from release_pipeline.gate.verdict import Action, HoldReason
 from release_pipeline.rollout.observer import Observed
@@ -41,6 +43,24 @@ def ask(model: Model, count: int) -> None:
     before = model.counted(model.parts())
     model.ask(count, "a question")
     model.rows(before + count)
+
+
+@pytest.mark.slow
+def test_an_entity_that_somebody_added_is_asked_which_version_it_is_and_holds_nothing_any_more(model: Model) -> None:
+    model.champion()
+    model.deploy(release := model.release(), model.register("second"))
+    model.step(release)
+    parts, added = model.parts(), served_entity(model.spec, model.register("second"), "0")
+    now = parts.endpoint.read()
+    assert now is not None
+    parts.endpoint.update((*now.entities, added), {**dict.fromkeys(now.routes, 0), added.name: 100})
+    parts.endpoint.wait(timeout_seconds=60, progress=model.said.append)
+    model.ask(20)
+    eventually(lambda: look(model, release).verdict.reason == HoldReason.MAPPING_UNKNOWN)
+    canary_traffic.renew_tracers(parts, model.spec, look(model, release), look(model, release))
+    told = f"rows were answered by version {added.version}, which is neither the champion nor the challenger: left out"
+    eventually(lambda: any(told in note for note in look(model, release).notes))
+    assert look(model, release).signals.unmapped_rows == 0
 
 
 @pytest.mark.slow
