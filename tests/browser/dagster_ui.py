@@ -60,13 +60,11 @@ class DagsterUi:
         """Click the last of the elements that say just this."""
         self.browser.wait(lambda: self.browser.run(_CLICK, words, css), f"something to press that says {words}")
 
-    def keep(self, name: str, *, height: int = HEIGHT) -> None:
-        """Look at the window, so high, until all has moved into its place, and keep a picture of it."""
-        self.browser.resize(WIDTH, height)
+    def keep(self, name: str) -> None:
+        """Look at the window until all has moved into its place, and keep a picture of it."""
         time.sleep(2)
         if self._pictures is not None:
             self.browser.screenshot(self._pictures / f"{name}.png")
-        self.browser.resize(WIDTH, HEIGHT)
 
     def start_release(self, model: str, release: str, config: str) -> None:
         """Start a release of another configuration, in the dialog of the job."""

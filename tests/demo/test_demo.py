@@ -27,7 +27,7 @@ from release_pipeline.demo.story import CHAPTERS, MODEL, Ended, example_spec
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.rollout.state import Stage, current_release
 from tests.browser.chromium import Chromium
-from tests.browser.dagster_ui import DagsterUi
+from tests.browser.dagster_ui import HEIGHT, WIDTH, DagsterUi
 from tests.deploy.postgres_server import Postgres, running_server, without_server
 
 PROJECT = Path(__file__).parents[2]
@@ -174,8 +174,10 @@ def test_an_operator_starts_a_release_reads_a_hold_and_rolls_back_in_the_ui(told
     better, worse = (ended.release for ended in retold(parts)[1:])
     live = parts.registry.version_of_alias(spec.promotion.alias)
 
+    chromium.resize(WIDTH, 640)  # the graph is a line, in the middle of the window
     ui.open(f"/locations/release_pipeline/asset-groups/{MODEL}/lineage", "logged_model", "promoted_alias")
-    ui.keep("graph", height=620)
+    ui.keep("graph")
+    chromium.resize(WIDTH, HEIGHT)
     ui.open(f"/assets/{MODEL}/promoted_alias?view=events", better, "Promote from step 2 of 2")
     ui.open(f"/assets/{MODEL}/deployed_endpoint?view=events", "power_sentence", "power_ramp")
     ui.keep("power-metadata")
