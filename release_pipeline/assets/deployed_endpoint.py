@@ -162,29 +162,29 @@ def prove_challenger(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> in
 
 
 def send_tracers(parts: Parts, spec: ReleaseSpec, state: ReleaseState, *, strict: bool = False) -> int:
-    """Send one tracer to every entity of the endpoint; how many were answered.
+    """Send one tracer to every entity of the release; how many were answered.
 
-    Also to one that somebody else put there: its rows are left out once it is known, and would be waited for until
-    then. One of another model is known by its own name. The tracers' ids are noted in the evidence table first: a row
-    counts as a tracer's only if its id is there.
+    Also to one of a third version that somebody else put there: its rows are left out once it is known, and would be
+    waited for until then. A second entity of the champion's or the challenger's version is not asked: its rows would be
+    taken for theirs. The tracers' ids are noted in the evidence table first: a row counts as a tracer's only if its id
+    is there.
 
     Raises:
         EndpointError: Only if ``strict``: the challenger, which is ready, did not answer, tried three times.
         StatementFailed: The tracers could not be noted; none was sent.
     """
     now = parts.endpoint.read()
-    known_as = {
-        entity: entity.version if entity.model == spec.model.registered_name else entity.name
-        for entity in (now.entities if now else ())
-    }
+    entities = [entity for entity in now.entities if _is_traced(entity, spec, state)] if now else []
     challenger = state.entities.get("challenger")
     tries = {
-        entity: [tracer_id(version) for _ in range(TRACER_ATTEMPTS if strict and entity.name == challenger else 1)]
-        for entity, version in known_as.items()
+        entity: [
+            tracer_id(entity.version) for _ in range(TRACER_ATTEMPTS if strict and entity.name == challenger else 1)
+        ]
+        for entity in entities
     }
-    if not tries:
+    if not entities:
         return 0
-    noted = {tracer: known_as[entity] for entity, tracers in tries.items() for tracer in tracers}
+    noted = {tracer: entity.version for entity, tracers in tries.items() for tracer in tracers}
     parts.observer.evidence.note_tracers(state.release, noted, parts.observer.clock.now())
     answered = 0
     for entity, tracers in tries.items():
@@ -199,3 +199,9 @@ def send_tracers(parts: Parts, spec: ReleaseSpec, state: ReleaseState, *, strict
                 if must and attempt == TRACER_ATTEMPTS - 1:
                     raise
     return answered
+
+
+def _is_traced(entity: ServedEntity, spec: ReleaseSpec, state: ReleaseState) -> bool:
+    arms = (state.champion_version, state.challenger_version)
+    ours = entity.serves(spec.model.registered_name, entity.version)
+    return entity.name in state.entities.values() or (ours and entity.version not in arms)

@@ -60,14 +60,14 @@ def roll_back(session: Session, release: str | None, reason: str) -> Told:
 
     parts, name = session.parts, session.spec.name
     before = session.release(release, parts.ledger.read(release))
-    key, over = before.release, before.open_intent is None
-    if over and before.stage in (Stage.ROLLED_BACK, Stage.FAILED):
-        how = "was rolled back already" if before.stage is Stage.ROLLED_BACK else "failed before it had any traffic"
-        return Told("rollback", name, False, f"Release {key} of {name} {how}: {before.reason}", before)
-    seen = _look(session, key)
+    key = before.release
+    if before.open_intent is None and before.stage is Stage.FAILED:
+        sentence = f"Release {key} of {name} failed before it had any traffic: {before.reason}"
+        return Told("rollback", name, False, sentence, before)
     for attempt in range(_ATTEMPTS):
         try:
-            parts.rollout.roll_back(key, reason=reason, evidence_digest=seen.evidence_digest if seen else "")
+            # No look at the evidence before it is written down: from then on it will be done, whoever dies.
+            after = parts.rollout.roll_back(key, reason=reason)
             break
         except Superseded as error:
             if attempt == _ATTEMPTS - 1:
@@ -78,6 +78,9 @@ def roll_back(session: Session, release: str | None, reason: str) -> Told:
                 f"{error} The rollback of release {key} is in the ledger and stays open: the gate sensor tries again, "
                 "and so does the same command."
             ) from None
+    if after.last_sequence == before.last_sequence:
+        sentence = f"Release {key} of {name} was rolled back already: {before.reason}"
+        return Told("rollback", name, False, sentence, before)
     entries = parts.ledger.read()
     state, seconds = session.release(key, entries), seconds_to_zero_traffic(entries, key)
     asked = next(row for row in entries if row.release == key and row.action is Action.ROLL_BACK)

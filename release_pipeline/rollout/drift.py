@@ -132,18 +132,19 @@ class _Comparison:
 
     def _entities(self, now: EndpointState) -> list[Finding]:
         found: list[Finding] = []
-        present = {entity.name: entity for entity in now.entities}
+        present, model = {entity.name: entity for entity in now.entities}, self.spec.model.registered_name
         for entity in now.entities:
-            if self.should.versions.get(entity.name) == entity.version:
+            if entity.serves(model, self.should.versions.get(entity.name)):
                 continue
             share = now.routes.get(entity.name, 0)
+            of = "" if entity.serves(model, entity.version) else f" of {entity.model}"
             why = f"no release of its brought that there; its newest act is {self._last}"
-            if entity.version in self.should.rejected and entity.model == self.spec.model.registered_name:
+            if entity.version in self.should.rejected and not of:
                 why = f"version {entity.version} was rolled back as rejected; its newest act is {self._last}"
             found.append(
                 Finding(
                     Kind.ENTITY_UNKNOWN,
-                    f"served entity {entity.name} of version {entity.version} has {share} % of the traffic",
+                    f"served entity {entity.name} of version {entity.version}{of} has {share} % of the traffic",
                     "the ledger does not know it",
                     "ledger",
                     why,
@@ -151,7 +152,7 @@ class _Comparison:
                 )
             )
         for name, version in self.should.versions.items():
-            if name in present and present[name].version == version:
+            if name in present and present[name].serves(model, version):
                 continue
             share, known = self.should.routes.get(name, 0), name in self.should.entities
             by_hand = f"Serve version {version} there again by hand: the ledger does not tell how it was served."

@@ -108,8 +108,12 @@ def mend_plan(
         raise NotAllowed(f"{spec.name}: there is nothing to mend. {told}".rstrip())
     after: dict[str, Any] = {"mends": sorted(kinds)}
     if kinds & CONFIGURATION:
-        present = {entity.name: entity.version for entity in now.entities} if now else {}
-        missing = [name for name, version in should.versions.items() if present.get(name) != version]
+        present, model = {entity.name: entity for entity in now.entities} if now else {}, spec.model.registered_name
+        missing = [
+            name
+            for name, version in should.versions.items()
+            if name not in present or not present[name].serves(model, version)
+        ]
         missing.sort(key=lambda name: -should.routes.get(name, 0))
         lost = {name for name in missing if name not in should.entities}
         if any(should.routes.get(name) for name in lost):

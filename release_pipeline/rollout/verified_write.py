@@ -196,16 +196,14 @@ class VerifiedWrite:
         """
         if check:
             self._fence_configuration(intent, now)
-        # Another version under the name of one to add makes way for it.
-        wanted = {entity.name: entity.version for entity in add}
-        replaced = {
-            (each.name, each.version) for each in now.entities if wanted.get(each.name) not in (None, each.version)
-        }
+        # Another version, or model, under the name of one to add makes way for it.
+        wanted = {entity.name: entity for entity in add}
+        replaced = {each.name for each in now.entities if not _same(wanted.get(each.name, each), each)}
         settings = intent.after.get("settings", {})
         entities = [
             replace(entity, settings={**entity.settings, **settings.get(entity.name, {})})
             for entity in now.entities
-            if entity.name not in remove and (entity.name, entity.version) not in replaced
+            if entity.name not in remove | replaced
         ]
         served = {entity.name for entity in entities}
         entities += [entity for entity in add if entity.name not in served]
@@ -348,7 +346,7 @@ def _equals(
 ) -> bool:
     """Whether the endpoint serves exactly ``routes``; a route of 0 % may be left out by the service."""
     shares = {name: share for name, share in now.routes.items() if share}
-    names = {entity.name: entity.version for entity in now.entities}
+    served = {entity.name: entity for entity in now.entities}
     changed = any(
         entity.settings.get(key) != value
         for entity in now.entities
@@ -356,7 +354,11 @@ def _equals(
     )
     return (
         shares == {name: share for name, share in routes.items() if share}
-        and not remove & names.keys()
-        and all(names.get(entity.name) == entity.version for entity in add)
+        and not remove & served.keys()
+        and all(_same(entity, served.get(entity.name)) for entity in add)
         and not changed
     )
+
+
+def _same(entity: ServedEntity, served: ServedEntity | None) -> bool:
+    return served is not None and served.serves(entity.model, entity.version)

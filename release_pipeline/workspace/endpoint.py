@@ -47,6 +47,10 @@ class ServedEntity:
     state: str = field(default="", compare=False)
     message: str = field(default="", compare=False)
 
+    def serves(self, model: str, version: str | None) -> bool:
+        """Whether it serves this version of a model; Unity Catalog does not tell capitals in names apart."""
+        return (self.model.lower(), self.version) == (model.lower(), version)
+
 
 @dataclass(frozen=True)
 class EndpointState:

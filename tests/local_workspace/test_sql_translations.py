@@ -93,8 +93,16 @@ def test_the_same_statement_over_other_versions_reads_those(engine: SqlEngine) -
     both = "SELECT a.n, b.n FROM table_changes('w', {}, {}) AS a CROSS JOIN table_changes('w', {}) AS b ORDER BY 1, 2"
     assert rows(engine, both.format(1, 1, 4)) == [["1", "4"]]
     assert rows(engine, both.format(2, 3, 4)) == [["2", "4"], ["3", "4"]]
-    with pytest.raises(SqlFailure, match="rp_version_"):
-        rows(engine, both.format(1, 1, 4) + " -- rp_version_0")
+    for n in (1, 4):
+        unnamed = engine.execute(f"SELECT (SELECT min(n) FROM table_changes('w', {n}))")
+        assert (unnamed.rows, unnamed.columns[0].name) == ([[str(n)]], f"(SELECT min(n) FROM table_changes('w', {n}))")
+    for reserved in (
+        both.format(1, 1, 4) + " -- rp_lifted_version_0",
+        "SELECT '$rp_lifted_version_0_first'",
+        "SELECT :rp_lifted_version_0",
+    ):
+        with pytest.raises(SqlFailure, match="rp_lifted_version_ in a statement"):
+            rows(engine, reserved, rp_lifted_version_0=1)
     rows(engine, "DROP TABLE w")
     with pytest.raises(SqlFailure, match="TABLE_OR_VIEW_NOT_FOUND"):
         rows(engine, text.format("1, 2"), least=0)

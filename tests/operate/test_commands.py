@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.catalog import PermissionsChange, Privilege
 
+from release_pipeline.assets.deployed_endpoint import served_entity
 from release_pipeline.cli import main
 from release_pipeline.operate.history import history, serving
 from release_pipeline.rollout.ledger import Action, Phase
@@ -52,6 +53,14 @@ def test_a_rollback_says_how_long_it_took_and_twice_is_once(operate: Make, me: s
     assert again.exit_code == 0
     assert f"Release {release} of {operated.name} was rolled back already: wrong prices" in again.stdout
     assert [row for row in operated.entries() if row.action is Action.ROLL_BACK] == rows
+
+    parts = operated.model.parts()
+    now, rejected = parts.endpoint.read(), served_entity(operated.model.spec, "2", "0")
+    assert now is not None
+    parts.endpoint.update((*now.entities, rejected), {now.entities[0].name: 70, rejected.name: 30})
+    parts.endpoint.wait(timeout_seconds=60, progress=operated.model.said.append)
+    back = operated.json("rollback", operated.name, "--release", release, "--reason", "somebody serves it again")
+    assert (back["changed"], operated.world().shares) == (True, {"1": 100})
 
 
 def test_history_answers_for_now_for_a_time_and_for_what_is_no_time(ramping: tuple[Operated, str]) -> None:

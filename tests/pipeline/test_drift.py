@@ -154,6 +154,29 @@ def test_what_was_changed_by_hand_is_found_told_and_mended(
     assert replace(state_of(model, release), last_sequence=state.last_sequence) == state, "a mend moves no release"
 
 
+@pytest.mark.slow
+def test_another_model_under_the_champions_name_is_found_and_mended(
+    deployed: tuple[Model, str], client: WorkspaceClient
+) -> None:
+    model, release = deployed
+    ours = model.spec.model.registered_name
+    source = mlflow.MlflowClient().get_model_version(ours, "1").source
+    other = mlflow.register_model(source, f"{ours}_of_others")
+    assert other.version == "1", "only the model differs"
+    served = {entity.version: entity for entity in World.of(model).endpoint.entities}  # type: ignore[union-attr]
+    names = {version: entity.name for version, entity in served.items()}
+    swapped = ServedEntityInput.from_dict(
+        {**served["1"].settings, "name": names["1"], "entity_name": other.name, "entity_version": "1"}
+    )
+    by_hand(model, client, {names["1"]: 100, names["2"]: 0}, **{names["1"].replace("-", "__"): swapped})
+    seen = look(model)
+    assert kinds(seen) == {Kind.ENTITY_UNKNOWN, Kind.ENTITY_MISSING}
+    assert f"served entity {names['1']} of version 1 of {other.name} has 100 %" in seen.findings[0].sentence
+    _, after = mend(model.parts(), model.spec, release)
+    assert (after.findings, after.not_looked) == ((), "")
+    assert {entity.model for entity in World.of(model).endpoint.entities} == {ours}  # type: ignore[union-attr]
+
+
 def test_a_mend_of_the_inference_table_leaves_the_rest_of_the_gateway(
     deployed: tuple[Model, str], client: WorkspaceClient
 ) -> None:

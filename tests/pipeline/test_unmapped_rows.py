@@ -2,11 +2,11 @@
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from release_pipeline.assets import canary_traffic
-from release_pipeline.assets.deployed_endpoint import served_entity
+from release_pipeline.assets.deployed_endpoint import send_tracers, served_entity
 from release_pipeline.gate.evidence import Bet
 from release_pipeline.gate.verdict import Action, HoldReason
 from release_pipeline.rollout.observer import Observed
@@ -46,21 +46,32 @@ def ask(model: Model, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_an_entity_that_somebody_added_is_asked_which_version_it_is_and_holds_nothing_any_more(model: Model) -> None:
+@pytest.mark.parametrize(
+    ("version", "traced", "who"),
+    [
+        ("3", 3, "version 3, which is neither the champion nor the challenger"),
+        ("2", 2, "a served entity that no tracer mapped"),  # a tracer would make it the challenger
+    ],
+)
+def test_rows_of_an_entity_that_somebody_added_are_no_evidence(
+    version: str, traced: int, who: str, model: Model
+) -> None:
     model.champion()
     model.deploy(release := model.release(), model.register("second"))
     model.step(release)
-    parts, added = model.parts(), served_entity(model.spec, model.register("second"), "0")
+    assert model.register("second") == "3"
+    parts, added = model.parts(), replace(served_entity(model.spec, version, "0"), name="added")
     now = parts.endpoint.read()
     assert now is not None
     parts.endpoint.update((*now.entities, added), {**dict.fromkeys(now.routes, 0), added.name: 100})
     parts.endpoint.wait(timeout_seconds=60, progress=model.said.append)
-    model.ask(20)
-    eventually(lambda: look(model, release).verdict.reason == HoldReason.MAPPING_UNKNOWN)
-    canary_traffic.renew_tracers(parts, model.spec, look(model, release), look(model, release))
-    told = f"rows were answered by version {added.version}, which is neither the champion nor the challenger: left out"
-    eventually(lambda: any(told in note for note in look(model, release).notes))
-    assert look(model, release).signals.unmapped_rows == 0
+    state = parts.rollout.state(release)
+    assert state is not None
+    assert send_tracers(parts, model.spec, state) == traced
+    ask(model, 20)
+    eventually(lambda: any(f"rows were answered by {who}: left out" in note for note in look(model, release).notes))
+    seen = look(model, release)
+    assert (seen.signals.unmapped_rows, seen.evidence.metric("errors").total().challenger_n) == (0, 0)
 
 
 @pytest.mark.slow

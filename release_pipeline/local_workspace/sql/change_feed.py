@@ -20,13 +20,14 @@ from release_pipeline.local_workspace.sql.dialect import Parameters, bound_value
 from release_pipeline.local_workspace.sql.failures import HIDDEN_COLUMN, SqlFailure, bad_request, unsupported
 from release_pipeline.local_workspace.sql.names import TableName
 
-_LIFTED: Final = "rp_version_"
+_LIFTED: Final = "rp_lifted_version_"
 # Strings, quoted names and comments are passed over; what is found in none of them has groups.
 _CALL: Final = re.compile(
     r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`|--[^\n]*|/\*.*?\*/"""
     r"""|(\btable_changes\s*\(\s*'[^'\\]*'\s*,\s*)(\d+)(?:(\s*,\s*)(\d+))?(?=\s*\))""",
     re.IGNORECASE | re.DOTALL,
 )
+_LIFTED_NAME: Final = re.compile(rf":({_LIFTED}\d+)\b")
 _RANGE: Final = re.compile(rf"\${_LIFTED}(\d+)_(first|last)\b")
 
 
@@ -55,10 +56,10 @@ def lift_versions(statement: str, parameters: Parameters) -> tuple[str, Paramete
     Raises:
         SqlFailure: Its own text could be taken for such a parameter.
     """
+    if _LIFTED in statement:
+        raise unsupported(f"{_LIFTED} in a statement")
     if "table_changes" not in statement.lower():
         return statement, parameters
-    if _LIFTED in statement:
-        raise unsupported(f"{_LIFTED} in a statement with table_changes")
     values = dict(parameters)
 
     def lift(call: re.Match[str]) -> str:
@@ -73,6 +74,11 @@ def lift_versions(statement: str, parameters: Parameters) -> tuple[str, Paramete
         return f"{head}:{_LIFTED}{number}{comma}:{_LIFTED}{number + 1}"
 
     return _CALL.sub(lift, statement), values
+
+
+def as_written(text: str, parameters: Parameters) -> str:
+    """A part of a lifted statement with its numbers again."""
+    return _LIFTED_NAME.sub(lambda found: parameters[found[1]][0] or "", text)
 
 
 def is_lifted(node: exp.Expr) -> bool:

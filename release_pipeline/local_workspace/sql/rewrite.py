@@ -8,6 +8,7 @@ from sqlglot import exp
 from release_pipeline.local_workspace.sql import catalog, information_schema
 from release_pipeline.local_workspace.sql.change_feed import (
     Changes,
+    as_written,
     changes_query,
     check_range,
     is_lifted,
@@ -85,7 +86,7 @@ class Rewriter:
 
     def _rewritten(self, tree: exp.Expr, target: exp.Table | None) -> exp.Expr:
         if isinstance(tree, exp.Query):
-            _name_projections(tree)
+            self._once |= _name_projections(tree, self.parameters)
         sources = [node for node in tree.find_all(exp.Table) if not _is_cte(node)]
         names = {id(node): self.table_name(node) for node in sources if isinstance(node.this, exp.Identifier)}
         _shorten_columns(tree, list(names.values()))
@@ -248,13 +249,18 @@ def _shorten_columns(tree: exp.Expr, names: list[TableName]) -> None:
                 break
 
 
-def _name_projections(tree: exp.Query) -> None:
-    """Give every unnamed expression of the outermost select the name that Databricks would give it."""
+def _name_projections(tree: exp.Query, parameters: Parameters) -> bool:
+    """Give every unnamed expression of the outermost select the name that Databricks would give it.
+
+    Returns:
+        Whether a name holds a number that was lifted out of the statement.
+    """
+    lifted = False
     first: exp.Expr = tree
     while isinstance(first, exp.SetOperation | exp.Subquery):
         first = first.this
     if not isinstance(first, exp.Select):
-        return
+        return False
     if not first.expressions:
         raise syntax_error("Syntax error at or near end of input: SELECT needs at least one column.")
     named: list[exp.Expr] = []
@@ -262,7 +268,10 @@ def _name_projections(tree: exp.Query) -> None:
         if isinstance(projection, exp.Alias | exp.Aliases | exp.Star | exp.Column | exp.Explode | exp.Posexplode):
             named.append(projection)
             continue
-        text = projection.sql(dialect="databricks", normalize_functions="lower")
+        shown = projection.sql(dialect="databricks", normalize_functions="lower")
+        text = as_written(shown, parameters)
+        lifted |= text != shown
         text = "count(1)" if text == "count(*)" else text
         named.append(exp.alias_(projection, text, quoted=True, copy=False))
     first.set("expressions", named)
+    return lifted
