@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 from databricks.sdk import WorkspaceClient
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 # Long enough for a loaded machine; nothing is measured against it.
 _START_SECONDS = 90
+
+# The same examples at every run; HYPOTHESIS_PROFILE=search draws new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("search")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from release_pipeline.local_workspace.sql.engine import SqlEngine
@@ -184,6 +184,7 @@ WORDS = st.sampled_from(
 
 
 @settings(max_examples=400, deadline=None)
+@example(words=["IDENTIFIER", "("])
 @given(words=st.lists(WORDS, max_size=14))
 def test_no_text_breaks_the_engine(scratch: SqlEngine, words: list[str]) -> None:
     message = "none"

@@ -212,6 +212,7 @@ def test_a_rollback_that_is_killed_again_and_again_comes_to_its_end(
     if promoting:
         # Killed when the traffic has moved and the alias has not; the rollback outranks what is open.
         assert killer.kills(changes.promote(release).act, at=2, kills=Kills("writes", "after"))
+        model.parts().endpoint.wait(timeout_seconds=60, progress=model.said.append)
         assert World.of(model).shares == {CHALLENGER: 100}
     before = World.of(model)
     for at in range(1, MOST_CALLS):

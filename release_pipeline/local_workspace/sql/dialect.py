@@ -111,7 +111,7 @@ def expand_identifier_clauses(statement: str, parameters: Parameters) -> str:
             continue
         if texts[1:2] == [":"] and texts[3:4] == [")"]:
             name, last = bound_value(texts[2], parameters)[0], found[index + 4]
-        elif found[index + 2].token_type == TokenType.STRING and texts[2:3] == [")"]:
+        elif texts[2:3] == [")"] and found[index + 2].token_type == TokenType.STRING:
             name, last = texts[1], found[index + 3]
         else:
             raise unsupported("IDENTIFIER() of anything but one parameter or one string")
