@@ -257,8 +257,13 @@ def test_feedback_reaches_the_assessment_logs(
         "ON a.request_id = r.databricks_request_id GROUP BY 1"
     )
     assert joined == [{"version": "2", "bad": "1"}]
+
     # Feedback is in the inference table, too, as a request of an entity that no configuration lists.
-    raw = rows(f"SELECT served_entity_id, count(*) AS n FROM {table} GROUP BY 1 ORDER BY n")
+    def logged() -> list[dict[str, Any]] | None:
+        found = rows(f"SELECT served_entity_id, count(*) AS n FROM {table} GROUP BY 1 ORDER BY n")
+        return found if sum(int(row["n"]) for row in found) >= 4 else None
+
+    raw = wait_for(logged)
     assert [row["n"] for row in raw] == ["1", "3"]
     listed = client.serving_endpoints.get(endpoint_name).config.served_entities
     assert [each.name for each in listed] == ["a"]
