@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from release_pipeline.local_workspace.sql.dialect import parse, to_duckdb
+from release_pipeline.local_workspace.sql.dialect import parse
 from release_pipeline.local_workspace.sql.engine import SqlEngine
 from release_pipeline.local_workspace.sql.names import Session
 from release_pipeline.local_workspace.sql.rewrite import Rewriter
@@ -66,7 +66,7 @@ def _rows_of(engine: SqlEngine, statement: str, values: Mapping[str, Value]) -> 
     bound = {name: _bound(value) for name, value in values.items()}
     with engine._transaction() as cursor:
         rewriter = Rewriter(cursor, Session(), bound, CATALOGS)
-        query = to_duckdb(rewriter.rewrite(parse(statement)))
+        query = rewriter.rewrite(parse(statement))
         profile = cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", rewriter.bound).fetchall()[0][1]
     return _scans(json.loads(profile)["operator"])
 
