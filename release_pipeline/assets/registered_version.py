@@ -82,7 +82,7 @@ def _not_ended(parts: Parts, spec: ReleaseSpec, release: str) -> None:
 
 def _registered(parts: Parts, run: ReleaseRun) -> str | None:
     """The version that a run which died before it could note it has made; one that never became ready is left."""
-    found = (version for version in parts.registry.versions() if version.run_id == run.run_id)
+    found = parts.registry.versions_of_run(run.run_id)
     return next((version.version for version in found if version.status == "READY"), None)
 
 

@@ -42,7 +42,15 @@ class DagsterApi:
         Raises:
             WorkspaceUnreachable: Dagster does not answer, or refuses; the message says why.
         """
-        job = f"{model}_release"
+        return self.launch(model, "release", key, run_config)
+
+    def launch(self, model: str, name: str, key: str, run_config: dict[str, Any]) -> str:
+        """Launch one of a model's jobs for a release, whose partition is added where it is new; the run's id.
+
+        Raises:
+            WorkspaceUnreachable: Dagster does not answer, or refuses; the message says why.
+        """
+        job = f"{model}_{name}"
         repository = self._repository_of(job)
         added = self._ask(_ADD, {"repository": repository, "partitions": f"{model}_releases", "key": key})
         _refuse(added["addDynamicPartition"], ("AddDynamicPartitionSuccess", "DuplicateDynamicPartitionError"))

@@ -13,6 +13,7 @@ from release_pipeline.evaluation.dataset import Example
 from release_pipeline.evaluation.mlflow_scorers import built_in, check_model
 from release_pipeline.evaluation.scorers import BUILT_IN, FAILED, load_scorer
 from release_pipeline.spec import EvaluationPart
+from release_pipeline.workspace.tracking import asking_mlflow
 
 if TYPE_CHECKING:
     from mlflow.genai.scorers import Scorer
@@ -76,14 +77,15 @@ def score_model(
         return _plain(answer)
 
     rows = [{"inputs": example.inputs, "expectations": example.expectations} for example in examples]
-    # Another experiment may be the active one of this process, in which MLflow would not take up the run.
-    mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)
-    with mlflow.start_run(run_id=run_id):
+    with asking_mlflow(f"{model_uri} was to be evaluated on MLflow run {run_id}"):
+        # Another experiment may be the active one of this process, in which MLflow would not take up the run.
+        mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)
+    with asking_mlflow(f"{model_uri} was to be evaluated on MLflow run {run_id}"), mlflow.start_run(run_id=run_id):
         result = mlflow.genai.evaluate(data=rows, predict_fn=predict, scorers=named)
         silent = [name for name in scorers if _mean(name) not in result.metrics]
         if not silent:
             mlflow.set_tag(TAG_EVALUATION, evaluation_digest(examples, scorers, folder))
-    # Raised only here: within the block it would end the release's run as failed, and its model would not be found.
+    # Raised only here: within the block it would end the release's run as failed.
     if silent:
         # As a mean of 0 it would count for challenger and champion alike, and pass.
         raise SpecError(

@@ -74,14 +74,22 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """All versions, newest first, each read by itself because the search answers no tags."""
+        found = (self.get(version.version) for version in self._search())
+        return [version for version in found if version is not None]
+
+    def versions_of_run(self, run_id: str) -> list[Version]:
+        """Versions of what was logged in one MLflow run, newest first, without their tags, in one call."""
+        return [version for version in self._search() if version.run_id == run_id]
+
+    def _search(self) -> list[Version]:
         from mlflow.exceptions import MlflowException
 
         try:
             found = self._workspace.mlflow.search_model_versions(f"name='{self.name}'")
         except (MlflowException, TimeoutError) as error:
             raise RegistryError(f"the versions of {self.name} could not be read: {first_sentence(error)}") from None
-        numbers = sorted((int(version.version) for version in found), reverse=True)
-        return [version for number in numbers if (version := self.get(str(number))) is not None]
+        rows = [Version(str(row.version), row.run_id or "", str(row.status)) for row in found]
+        return sorted(rows, key=lambda version: int(version.version), reverse=True)
 
     def set_alias(self, alias: str, version: str) -> None:
         """Point ``alias`` at ``version``.

@@ -39,7 +39,7 @@ class ReleaseRun:
 
 
 @contextlib.contextmanager
-def _tracking(what: str) -> Iterator[None]:
+def asking_mlflow(what: str) -> Iterator[None]:
     """Calls of MLflow that fail with a sentence.
 
     Raises:
@@ -60,29 +60,31 @@ def experiment_id(workspace: Workspace, spec: ReleaseSpec) -> str:
         WorkspaceError: MLflow did not say.
     """
     client = workspace.mlflow
-    with _tracking(f"the experiment {spec.experiment} was to be found, or made"):
+    with asking_mlflow(f"the experiment {spec.experiment} was to be found, or made"):
         found = client.get_experiment_by_name(spec.experiment)
         return str(found.experiment_id if found else client.create_experiment(spec.experiment))
 
 
 def find_run(workspace: Workspace, spec: ReleaseSpec, release: str) -> ReleaseRun | None:
-    """The finished run of ``release``, or None.
+    """The run of ``release`` in which its model was logged, or None.
+
+    Whatever became of the run afterwards: an evaluation that was killed leaves it unfinished.
 
     Raises:
         WorkspaceError: MLflow did not say.
     """
     experiment = experiment_id(workspace, spec)
-    with _tracking(f"the run of release {release} in {spec.experiment} was to be found"):
+    with asking_mlflow(f"the run of release {release} in {spec.experiment} was to be found"):
         runs = workspace.mlflow.search_runs(
             [experiment],
             # Models may share an experiment, and their releases a second.
-            filter_string=f"tags.`{TAG_RELEASE}` = '{release}' and tags.`{TAG_NAME}` = '{spec.model.registered_name}' "
-            "and attributes.status = 'FINISHED'",
-            max_results=1,
+            filter_string=f"tags.`{TAG_RELEASE}` = '{release}' and tags.`{TAG_NAME}` = '{spec.model.registered_name}'",
         )
-    if not runs:
+    # The tag is the last that is set: a run without it died before its model was whole.
+    logged = next((run for run in runs if TAG_MODEL in run.data.tags), None)
+    if logged is None:
         return None
-    info, tags = runs[0].info, runs[0].data.tags
+    info, tags = logged.info, logged.data.tags
     version, forced = tags.get(TAG_VERSION), tags.get(TAG_FORCED, "")
     return ReleaseRun(info.run_id, info.experiment_id, tags[TAG_MODEL], tags[TAG_DIGEST], version, forced)
 
@@ -93,7 +95,7 @@ def tag_run(workspace: Workspace, run_id: str, key: str, value: str) -> None:
     Raises:
         WorkspaceError: MLflow did not do it.
     """
-    with _tracking(f"tag {key} of run {run_id} was to be set"):
+    with asking_mlflow(f"tag {key} of run {run_id} was to be set"):
         workspace.mlflow.set_tag(run_id, key, value)
 
 
@@ -164,8 +166,10 @@ def log_model(
 
     Raises:
         ModelInvalid: The file cannot be run, or does not set a model that MLflow takes.
+        WorkspaceError: MLflow did not log it.
     """
     import mlflow
+    from mlflow.exceptions import RestException
 
     workspace.mlflow  # noqa: B018  points mlflow's fluent functions at the workspace
     requirements = pinned(spec.model.requirements)
@@ -174,10 +178,11 @@ def log_model(
     parameters = dict(config) if isinstance(config, Mapping) else None
     digest = release_digest(spec, source=source, config=config, folder=folder)
     experiment = experiment_id(workspace, spec)
-    with _tracking(f"the experiment {spec.experiment} was to be chosen"):
+    with asking_mlflow(f"the experiment {spec.experiment} was to be chosen"):
         mlflow.set_experiment(experiment_id=experiment)
     tags = {TAG_RELEASE: release, TAG_DIGEST: digest, TAG_NAME: spec.model.registered_name}
-    with mlflow.start_run(run_name=release, tags=tags) as run:
+    what = f"{source.name} of {spec.name} was to be logged in {spec.experiment}"
+    with asking_mlflow(what), mlflow.start_run(run_name=release, tags=tags) as run:
         try:
             info = mlflow.pyfunc.log_model(
                 name=spec.model.short_name,
@@ -188,6 +193,8 @@ def log_model(
                 code_paths=[str(path) for path in code_paths] or None,
                 auth_policy=_auth_policy(spec),
             )
+        except RestException:  # the workspace's, and not the model's
+            raise
         except Exception as error:  # user code runs here: anything may come out of it
             raise ModelInvalid(
                 f"{source.name} of {spec.name} could not be logged as a model: {type(error).__name__}: "

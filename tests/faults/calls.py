@@ -9,6 +9,8 @@ STATEMENTS = "/api/2.0/sql/statements"
 _WRITING = ("INSERT", "CREATE", "ALTER", "MERGE", "UPDATE", "DELETE")
 _TABLE = re.compile(r"`[^`]+`\.`[^`]+`\.`([^`]+)`|table_changes\('[^']*\.([^.']+)'")
 _SUFFIXES = ("release_ledger", "release_evidence", "payload", "scores")
+#: What is asked for by POST.
+_ASKING = re.compile(r"/(search|search-long-running|create-download-url)$")
 _NUMBER = re.compile(r"(?<=[/_-])\d+(?=/|$)")
 #: What the workspace called something in this run alone, such as a statement.
 _ID = re.compile(r"\b[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}\b")
@@ -39,7 +41,7 @@ class Call:
     @property
     def writes(self) -> bool:
         """Whether it can change what the workspace holds."""
-        if self.method in ("GET", "HEAD"):
+        if self.method in ("GET", "HEAD") or _ASKING.search(self.path.split("?")[0]):
             return False
         return not self.statement or self.statement.upper().startswith(_WRITING)
 
@@ -61,7 +63,7 @@ class Call:
     @property
     def route(self) -> str:
         """Method and path, the same in every run that comes from the same place."""
-        return f"{self.method} {_ID.sub('<n>', self.path.split('?')[0])}"
+        return f"{self.method} {_NUMBER.sub('<n>', _ID.sub('<n>', self.path.split('?')[0]))}"
 
     @property
     def json(self) -> dict[str, Any]:
@@ -77,4 +79,4 @@ class Call:
             found = _TABLE.search(self.statement)
             table = next(filter(None, found.groups())) if found else ""
             return f"SQL {verb} {next((each for each in _SUFFIXES if table.endswith(each)), table)}".strip()
-        return _NUMBER.sub("<n>", self.route.replace(model, "<model>"))
+        return self.route.replace(model, "<model>")

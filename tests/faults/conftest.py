@@ -8,6 +8,8 @@ import pytest
 from tests.conftest import RunningWorkspace
 from tests.faults.scene import Scene
 
+Factory = pytest.TempPathFactory
+
 
 @pytest.fixture(scope="session")
 def warm_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorkspace]:
@@ -41,18 +43,22 @@ def scenes(warm_workspace: RunningWorkspace) -> Iterator[dict[bool, Scene]]:
 
 
 @pytest.fixture
-def scene(environment: None, warm_workspace: RunningWorkspace, scenes: dict[bool, Scene]) -> Iterator[Scene]:
+def scene(
+    environment: None, warm_workspace: RunningWorkspace, scenes: dict[bool, Scene], tmp_path_factory: Factory
+) -> Iterator[Scene]:
     """Versions 1 and 2 of a model, with users."""
     if False not in scenes:
-        scenes[False] = Scene(warm_workspace)
+        scenes[False] = Scene(warm_workspace, tmp_path_factory.mktemp("scene"))
     with scenes[False].watched():
         yield scenes[False]
 
 
 @pytest.fixture
-def first_scene(environment: None, warm_workspace: RunningWorkspace, scenes: dict[bool, Scene]) -> Iterator[Scene]:
+def first_scene(
+    environment: None, warm_workspace: RunningWorkspace, scenes: dict[bool, Scene], tmp_path_factory: Factory
+) -> Iterator[Scene]:
     """A model without any release."""
     if True not in scenes:
-        scenes[True] = Scene(warm_workspace, first=True)
+        scenes[True] = Scene(warm_workspace, tmp_path_factory.mktemp("first"), first=True)
     with scenes[True].watched():
         yield scenes[True]

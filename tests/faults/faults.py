@@ -36,9 +36,9 @@ class Fault(StrEnum):
     def can_meet(self, call: Call) -> bool:
         """Whether the fault leaves something else behind, at this call, than every other fault does.
 
-        A read changes nothing, and a run acts through its calls alone. So a kill before or after a read leaves what a
-        kill after the write before it leaves; a read that is repeated is the read; of its answer it is the same
-        whether it is dropped once and asked for again, or not dropped, and whether it is late or never on its way.
+        A read changes nothing. So a kill after it is a kill before the next call; a read that is repeated is the read;
+        of its answer it is the same whether it is dropped once and asked for again, or not dropped, and whether it is
+        late or never on its way.
         """
         if self is Fault.UPDATE_FAILED:
             return call.updates_endpoint
@@ -51,7 +51,7 @@ class Fault(StrEnum):
 
 
 #: Faults that a read can meet as well.
-OF_READS = frozenset({Fault.CUT, Fault.TOO_MANY, Fault.ERROR, Fault.UNAVAILABLE, Fault.LOST})
+OF_READS = frozenset({Fault.KILL_BEFORE, Fault.CUT, Fault.TOO_MANY, Fault.ERROR, Fault.UNAVAILABLE, Fault.LOST})
 #: Answers of faults that are one: status, error code, message.
 ANSWERS = {
     Fault.TOO_MANY: (429, "REQUEST_LIMIT_EXCEEDED", "Too many requests."),

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from release_pipeline.rollout.state import ReleaseState, Stage
-from release_pipeline.workspace.registry import REJECTED, TAG_RELEASE, TAG_STATUS
+from release_pipeline.workspace.registry import REJECTED, TAG_DIGEST, TAG_RELEASE, TAG_STATUS
 from tests.faults.faults import Fault
 from tests.faults.proxy import Plan, Spot
-from tests.faults.runner_client import IMPATIENT, PATIENT
-from tests.faults.scene import CHALLENGER, Scene, World
+from tests.faults.runner_client import IMPATIENT, PATIENT, Outcome
+from tests.faults.runs import JOBS
+from tests.faults.scene import LOGGED, Scene
+from tests.faults.world import World
 
 #: Ticks that act before a release must be where it was going.
 MOST_TICKS = 4
@@ -25,40 +27,88 @@ class Transition:
     Attributes:
         name: As the report shows it.
         run: The run that makes it.
-        from_stage: Where the release is before.
-        reached: Whether it has been made.
+        from_stage: Where the release is before; empty where nothing of it is there yet.
+        reached: Whether it has been made, and nothing is open.
         needs_rows: Whether the gate must have seen rows of the step before.
         asked_again: A person, or the job that is materialised again, asks anew where nothing of it was written down.
+        begin: What else must be so before, by scene and release.
     """
 
     name: str
     run: str
     from_stage: str
-    reached: Callable[[ReleaseState], bool]
+    reached: Callable[[World], bool]
     needs_rows: bool = False
     asked_again: bool = False
+    begin: Callable[[Scene, str], None] = lambda scene, release: None
 
 
-def _ramping_at(step: int) -> Callable[[ReleaseState], bool]:
-    return lambda state: state.stage is Stage.RAMPING and state.step == step
+def _state(world: World, *stages: Stage, step: int | None = None) -> ReleaseState | None:
+    """The release where it stands at one of these and nothing is open."""
+    state = world.state
+    if state is None or state.open_intent is not None or state.stage not in stages or step not in (None, state.step):
+        return None
+    return state
 
 
-def _at(*stages: Stage) -> Callable[[ReleaseState], bool]:
-    return lambda state: state.stage in stages
+def _at(*stages: Stage, step: int | None = None) -> Callable[[World], bool]:
+    return lambda world: _state(world, *stages, step=step) is not None
 
 
+def _registered(world: World) -> bool:
+    """One version, tagged as this release's, with the alias of a challenger; the run says which."""
+    if world.run is None or len(world.registered) != 1:
+        return False
+    ((version, tags),) = world.registered
+    tagged = {TAG_RELEASE: world.release, TAG_STATUS: "challenger", TAG_DIGEST: world.run.digest}
+    return world.run.version == version == world.challenger_alias and tagged.items() <= dict(tags).items()
+
+
+LOG = Transition("log", "log", "", lambda world: world.run is not None, asked_again=True)
+EVALUATE = Transition("evaluate", "evaluate", LOGGED, lambda world: "answered/mean" in world.metrics, asked_again=True)
+PREDICT = Transition("predict", "predict", LOGGED, lambda world: world.run is not None, asked_again=True)
+REGISTER = Transition("register", "register", "", _registered, asked_again=True)
+PREPARE = (LOG, EVALUATE, PREDICT, REGISTER)
+
+RAMPING, ROLLED_BACK = Stage.RAMPING, Stage.ROLLED_BACK
 DEPLOY = Transition("deploy", "deploy", "registered", _at(Stage.DEPLOYED), asked_again=True)
-FIRST_STEP = Transition("first step", "canary_step", "deployed", _ramping_at(0))
-NEXT_STEP = Transition("next step", "canary_step", "step 1", _ramping_at(1), needs_rows=True)
+FIRST_STEP = Transition("first step", "canary_step", "deployed", _at(RAMPING, step=0))
+NEXT_STEP = Transition("next step", "canary_step", "step 1", _at(RAMPING, step=1), needs_rows=True)
 PROMOTE = Transition("promote", "promote", "step 2", _at(Stage.PROMOTED), needs_rows=True)
 RETIRE = Transition("retire", "retire", "promoted", _at(Stage.FINISHED))
-BACK_FROM_RAMP = Transition("roll back on the ramp", "rollback", "step 1", _at(Stage.ROLLED_BACK), asked_again=True)
-BACK_FROM_BAKE = Transition("roll back in the bake", "rollback", "promoted", _at(Stage.ROLLED_BACK), asked_again=True)
+BACK_FROM_RAMP = Transition("roll back on the ramp", "rollback", "step 1", _at(ROLLED_BACK), asked_again=True)
+BACK_FROM_BAKE = Transition("roll back in the bake", "rollback", "promoted", _at(ROLLED_BACK), asked_again=True)
 FORWARD = (DEPLOY, FIRST_STEP, NEXT_STEP, PROMOTE, RETIRE)
+BACK = (BACK_FROM_RAMP, BACK_FROM_BAKE)
 
-FIRST_DEPLOY = Transition("deploy, first release", "deploy", "", _ramping_at(0), asked_again=True)
+MEND = Transition(
+    "mend",
+    "mend",
+    "step 1",
+    lambda world: not world.drift and _state(world, RAMPING, step=0) is not None,
+    asked_again=True,
+    begin=lambda scene, release: scene.drift_by_hand(),
+)
+APPROVE = Transition(
+    "approve",
+    "approve",
+    "step 2",
+    lambda world: (state := _state(world, RAMPING)) is not None and state.approved is not None,
+    asked_again=True,
+)
+PAUSE = Transition(
+    "pause",
+    "pause",
+    "step 1",
+    lambda world: (state := _state(world, RAMPING)) is not None and state.paused is not None,
+    asked_again=True,
+)
+CLOSE = Transition("tick that closes a step", "tick", "step 1", _at(RAMPING, step=0), begin=Scene.begin_and_pause)
+SAID = (APPROVE, PAUSE, CLOSE)
+
+FIRST_DEPLOY = Transition("deploy, first release", "deploy", "", _at(RAMPING, step=0), asked_again=True)
 FIRST_PROMOTE = Transition("promote, first release", "promote", "", _at(Stage.PROMOTED))
-FIRST_BACK = Transition("roll back, first release", "rollback", "", _at(Stage.ROLLED_BACK), asked_again=True)
+FIRST_BACK = Transition("roll back, first release", "rollback", "", _at(ROLLED_BACK), asked_again=True)
 FIRST = (FIRST_DEPLOY, FIRST_PROMOTE, FIRST_BACK)
 
 
@@ -102,28 +152,34 @@ class Walk:
     def over(self, *transitions: Transition) -> None:
         """Take releases through these transitions until every call of each has met the fault."""
         while left := [index for index, each in enumerate(transitions) if each.name not in self._exhausted]:
-            start = 0 if self.scene.first else left[0]  # a first release cannot be set back to a stage
+            start = left[0] if transitions[left[0]].from_stage else 0  # what begins with nothing begins at the start
             release = self._begin(transitions[start])
             for transition in transitions[start : left[-1] + 1]:
                 if not self._through(transition, release):
                     break
 
     def _begin(self, transition: Transition) -> str:
-        return self.scene.begin_anew() if self.scene.first else self.scene.set_back(transition.from_stage)
+        if self.scene.first:
+            return self.scene.begin_anew()
+        if not transition.from_stage:
+            return self.scene.begin_to_prepare()
+        if transition.from_stage == LOGGED:
+            return self.scene.logged_release()
+        return self.scene.set_back(transition.from_stage)
 
     def _through(self, transition: Transition, release: str) -> bool:
         """One transition; False where the release has come to another end."""
         if transition.needs_rows:
             self.scene.await_rows(release)
-        before = self.scene.world()
+        transition.begin(self.scene, release)
+        before = self.scene.world(release)
         while True:
             plan = Plan(self.fault, self.writes, self._done[transition.name])
             faulty = transition.name not in self._exhausted
             trouble = self._run(transition, release, plan if faulty else None)
-            after = self.scene.world()
+            after = self.scene.world(release)
             if faulty and plan.met is None:
-                state = after.sight.state_of(release)
-                if not trouble and state is not None and self._made(transition, state):
+                if not trouble and transition.reached(after):
                     self._exhausted.add(transition.name)
                     return True
                 faulty = False  # the gate held: nothing was tried
@@ -139,12 +195,10 @@ class Walk:
 
     def _run(self, transition: Transition, release: str, plan: Plan | None) -> str:
         """The run that meets the fault; what is wrong with how it ended."""
-        scene, arguments = self.scene, [release]
-        if transition.run == "deploy":
-            arguments.append("1" if scene.first else CHALLENGER)
+        scene = self.scene
         late = plan is not None and plan.fault in (Fault.LOST, Fault.LATE)
         scene.proxy.begin(plan)
-        outcome = scene.runner.run(transition.run, *arguments, answer_seconds=IMPATIENT if late else PATIENT)
+        outcome = self._order(transition, release, IMPATIENT if late else PATIENT)
         met = plan is not None and plan.met is not None
         scene.proxy.begin(None)
         killing = met and plan is not None and plan.fault in (Fault.KILL_BEFORE, Fault.KILL_AFTER)
@@ -152,26 +206,32 @@ class Walk:
             return f"the run {'was' if outcome.killed else 'was not'} killed"
         return "" if outcome.expected else f"the run broke: {outcome.error}"
 
+    def _order(self, transition: Transition, release: str, answer_seconds: float = PATIENT) -> Outcome:
+        if transition.run in JOBS:
+            return self.scene.runner.run("job", transition.run, release, answer_seconds=answer_seconds)
+        return self.scene.runner.run(transition.run, answer_seconds=answer_seconds)
+
     def _recover(self, transition: Transition, release: str, before: World, now: World) -> tuple[int, str, str]:
         """Let the next ticks come: how many acted, how it ended, what was wrong."""
         ticks, again, said, deadline = 0, False, "", time.monotonic() + HOLD_SECONDS
         scene = self.scene
         while True:
-            state = now.sight.state_of(release)
-            if state is not None and self._made(transition, state):
-                return ticks, "failed, started again" if again else "as meant", self._wrong_end(now, state)
-            if state is not None and state.open_intent is None and state.stage is Stage.ROLLED_BACK:
-                return ticks, "rolled back", self._wrong_end(now, state)
+            state = now.state
+            if transition.reached(now):
+                return ticks, "failed, started again" if again else "as meant", self._wrong_end(now)
+            if _state(now, ROLLED_BACK) is not None:
+                return ticks, "rolled back", self._wrong_end(now)
             if ticks > MOST_TICKS or time.monotonic() > deadline:
                 opened = state.open_intent.action if state and state.open_intent else "nothing"
                 where = f"at {state.stage if state else 'nothing'} with {opened} open"
                 return ticks, "stuck", f"not there after {ticks} ticks: {where}; last: {said}"
             nothing = state is None or (state.open_intent is None and state.stage is Stage.FAILED)
             untouched = state is not None and state.open_intent is None and now == before
-            if transition.asked_again and (nothing or untouched):
+            # A mend that failed is over: whoever looks for drift finds it again.
+            drifted = state is not None and state.open_intent is None and bool(now.drift)
+            if transition.asked_again and (nothing or untouched or drifted):
                 again = again or (state is not None and state.stage is Stage.FAILED)
-                arguments = [release] if transition.run != "deploy" else [release, "1" if scene.first else CHALLENGER]
-                outcome = scene.runner.run(transition.run, *arguments)
+                outcome = self._order(transition, release)
             else:
                 outcome = scene.runner.run("tick")
             said = outcome.error or str(outcome.value)
@@ -181,14 +241,13 @@ class Walk:
                 time.sleep(0.1)
             else:
                 ticks += 1
-            now = scene.world()
+            now = scene.world(release)
 
-    def _made(self, transition: Transition, state: ReleaseState) -> bool:
-        return state.open_intent is None and transition.reached(state)
-
-    def _wrong_end(self, world: World, state: ReleaseState) -> str:
+    def _wrong_end(self, world: World) -> str:
         """What is not as it must be now that no intent is open."""
-        wrong = list(self.scene.complaints)
+        wrong, state = list(self.scene.complaints), world.state
+        if state is None:
+            return "; ".join(wrong)
         tags, version = dict(world.tags), state.challenger_version
         numbers = [entry.sequence for entry in world.sight.entries]
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))):

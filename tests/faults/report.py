@@ -105,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _place(point: Point) -> tuple[int, int]:
     from tests.faults.faults import Fault
-    from tests.faults.release_walk import BACK_FROM_BAKE, BACK_FROM_RAMP, FIRST, FORWARD
+    from tests.faults.release_walk import BACK, FIRST, FORWARD, MEND, PREPARE, SAID
 
-    names = [each.name for each in (*FORWARD, BACK_FROM_RAMP, BACK_FROM_BAKE, *FIRST)]
+    names = [each.name for each in (*PREPARE, *FORWARD, *BACK, MEND, *SAID, *FIRST)]
     return names.index(point["transition"]), [each.value for each in Fault].index(point["fault"])
 
 

@@ -17,7 +17,10 @@ import traceback
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.faults.runs import Runs
 
 #: Waits between the clients' tries, and between looks at an update, are so much shorter than written.
 HURRY = 20
@@ -60,10 +63,11 @@ def _site() -> str:
 def main() -> None:
     """Serve runs until standard input ends."""
     from release_pipeline.spec import parse_spec
-    from tests.faults import runs
+    from tests.faults.runs import Runs
 
     begin = json.loads(sys.stdin.readline())
-    spec = parse_spec(begin["attributes"], file=Path(begin["file"]))
+    file = Path(begin["file"])
+    runs = Runs(parse_spec(begin["attributes"], file=file), file.parent, Path(begin["scratch"]))
     for name in begin["imports"]:
         with contextlib.suppress(ImportError):  # some names exist only while a package is being imported
             importlib.import_module(name)
@@ -78,7 +82,8 @@ def main() -> None:
         if process == 0:
             gc.disable()  # it would copy every page that is shared, for a run of a second
             os.close(reading)
-            os.write(writing, json.dumps(_run(runs, spec, order)).encode())
+            os.dup2(2, 1)  # what MLflow prints is no outcome
+            os.write(writing, json.dumps(_run(runs, order)).encode())
             os._exit(0)
         os.close(writing)
         print(json.dumps({"pid": process}), flush=True)
@@ -89,16 +94,16 @@ def main() -> None:
         print(json.dumps({"signal": signal, "said": json.loads(said or b"null")}), flush=True)
 
 
-def _run(runs: Any, spec: Any, order: Mapping[str, Any]) -> dict[str, Any]:
-    from release_pipeline.errors import ReleasePipelineError
+def _run(runs: "Runs", order: Mapping[str, Any]) -> dict[str, Any]:
+    from tests.faults.runs import RunFailed
 
     before = set(sys.modules)
     hurry(order["answer_seconds"])
     said: dict[str, Any] = {"error": None, "expected": True, "value": None}
     try:
-        said["value"] = getattr(runs, order["run"])(spec, *order["arguments"])
-    except ReleasePipelineError as error:
-        said["error"] = f"{type(error).__name__}: {error}"
+        said["value"] = getattr(runs, order["run"])(*order["arguments"])
+    except RunFailed as error:
+        said["error"] = str(error)
     except BaseException:
         said |= {"error": traceback.format_exc(), "expected": False}
     if order.get("tell_imports"):

@@ -39,11 +39,15 @@ class Runner:
     Args:
         attributes: The release's YAML.
         file: Where the YAML lies.
+        scratch: Where its runs may write.
         environment: What its runs find in their environment.
     """
 
-    def __init__(self, attributes: Mapping[str, Any], file: Path, environment: Mapping[str, str]) -> None:
-        self._attributes, self._file, self._environment = attributes, file, dict(environment)
+    def __init__(
+        self, attributes: Mapping[str, Any], file: Path, scratch: Path, environment: Mapping[str, str]
+    ) -> None:
+        self._begin = {"attributes": attributes, "file": str(file), "scratch": str(scratch)}
+        self._environment = dict(environment)
         self._imports: list[str] = []
         self._pid: int | None = None
         self._known = threading.Event()
@@ -88,7 +92,7 @@ class Runner:
             env=self._environment,
             cwd=Path(__file__).parents[2],
         )
-        self._say({"attributes": self._attributes, "file": str(self._file), "imports": self._imports})
+        self._say({**self._begin, "imports": self._imports})
         assert self._hear() == {"ready": True}
 
     def _order(self, run: str, arguments: tuple[Any, ...], answer_seconds: float, **more: Any) -> dict[str, Any]:

@@ -1,99 +1,123 @@
-"""What the runs of a release do, as their assets and jobs do it, each with parts of its own."""
+"""The runs of a release: its jobs and its sensor's ticks, as Dagster loads them, executed in this process."""
 
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from release_pipeline.assets.canary_traffic import look, take_step
-from release_pipeline.assets.deployed_endpoint import prove_challenger, send_tracers, served_entity
-from release_pipeline.assets.promoted_alias import promote as promote_asset
-from release_pipeline.automation.next_run import NextRun, next_run, open_run, watched
-from release_pipeline.errors import WorkspaceError
-from release_pipeline.gate.verdict import HoldReason
-from release_pipeline.rollout.open_move import close
-from release_pipeline.rollout.parts import Parts, connect_parts
-from release_pipeline.rollout.rolling_back import has_traffic
-from release_pipeline.rollout.state import Stage, current_release
+import dagster as dg
+
+from release_pipeline.automation.jobs import ACTION_TAG, job_name
+from release_pipeline.build import build_release
+from release_pipeline.rollout.parts import connect_parts
 from release_pipeline.spec import ReleaseSpec
 
-
-def prime(spec: ReleaseSpec) -> None:
-    """Reads through both clients, for what they import at their first use."""
-    parts = _parts(spec)
-    parts.registry.version_of_alias(spec.promotion.alias)
-    parts.registry.get("1")
-    parts.payload.latest()
-    parts.endpoint.read()
-    parts.endpoint.counters()
-
-
-def _parts(spec: ReleaseSpec, actor: str = "run:0") -> Parts:
-    return connect_parts(spec, actor=actor, progress=lambda line: None)
-
-
-def deploy(spec: ReleaseSpec, release: str, version: str) -> None:
-    """The asset deployed_endpoint."""
-    parts = _parts(spec)
-    latest = parts.payload.latest()
-    entity = served_entity(spec, version, "0")
-    state = parts.rollout.deploy(release, version, entity, table_version=latest.version if latest else 0)
-    prove_challenger(parts, spec, state)
+#: Jobs by the name of a run, and of the release job the asset that is materialised.
+JOBS: Mapping[str, tuple[str, str | None]] = {
+    "log": ("release", "logged_model"),
+    "evaluate": ("release", "evaluation"),
+    "predict": ("release", "predeploy_predict"),
+    "register": ("release", "registered_version"),
+    "deploy": ("deploy", "deployed_endpoint"),
+    "canary_step": ("canary_step", None),
+    "promote": ("promote", None),
+    "retire": ("retire", None),
+    "rollback": ("rollback", None),
+    "mend": ("mend", None),
+    "approve": ("approve", None),
+}
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-def canary_step(spec: ReleaseSpec, release: str) -> None:
-    """The asset canary_traffic."""
-    parts = _parts(spec)
-    before = take_step(parts, spec, release)
-    same = parts.rollout.state(release) == before.release
-    after = look(parts, release, ingest=same or not before.release.steps)
-    if after.release.stage is Stage.RAMPING and (
-        after.release.step != before.release.step or after.verdict.reason == HoldReason.MAPPING_UNKNOWN
-    ):
-        send_tracers(parts, spec, after.release)
+class RunFailed(Exception):
+    """A run that ended with a sentence that the pipeline says on purpose."""
 
 
-def promote(spec: ReleaseSpec, release: str) -> None:
-    """The asset promoted_alias."""
-    promote_asset(_parts(spec), release)
+class Runs:
+    """Runs of one model in a process that may be forked: what they share is made before.
 
+    Args:
+        spec: The release's YAML.
+        folder: Where the YAML and the model's files lie.
+        scratch: Where Dagster may write.
+    """
 
-def retire(spec: ReleaseSpec, release: str) -> None:
-    """The job that ends the bake."""
-    _parts(spec).rollout.retire(release)
+    def __init__(self, spec: ReleaseSpec, folder: Path, scratch: Path) -> None:
+        self._spec = spec
+        self._repository = build_release(spec, folder).get_repository_def()
+        # In memory, so every fork has one of its own: runs before it do not make a run wait.
+        self._instance = dg.DagsterInstance.ephemeral(tempdir=str(scratch))
+        self._instance.get_runs(limit=1)
+        self._instance.get_dynamic_partitions(f"{spec.name}_releases")
 
+    def prime(self) -> None:
+        """Read through both clients, for what they import at their first use."""
+        parts = connect_parts(self._spec, actor="run:0", progress=lambda line: None)
+        parts.registry.version_of_alias(self._spec.promotion.alias)
+        parts.registry.get("1")
+        parts.payload.latest()
+        parts.endpoint.read()
+        parts.endpoint.counters()
 
-def rollback(spec: ReleaseSpec, release: str, reason: str = "asked for by the test") -> None:
-    """The rollback job."""
-    parts = _parts(spec)
-    try:
-        digest = look(parts, release).evidence_digest
-    except WorkspaceError:
-        digest = ""
-    parts.rollout.roll_back(release, reason=reason, evidence_digest=digest)
+    def job(self, run: str, release: str) -> None:
+        """One run of ``JOBS``.
 
+        Raises:
+            RunFailed: It failed, and says why.
+        """
+        job, asset = JOBS[run]
+        # The sensor's tag: with it the end of the bake asks the gate once more.
+        self._execute(job_name(self._spec.name, job), release, tags={ACTION_TAG: run}, asset=asset)
 
-_JOBS: dict[str, Any] = {"canary_step": canary_step, "promote": promote, "retire": retire, "rollback": rollback}
+    def pause(self) -> None:
+        """A person pauses the model by its job.
 
+        Raises:
+            RunFailed: It failed, and says why.
+        """
+        config = {"ops": {f"{self._spec.name}_set_pause": {"config": {"reason": "asked for by the test"}}}}
+        self._execute(job_name(self._spec.name, "pause"), None, config=config)
 
-def tick(spec: ReleaseSpec) -> str:
-    """One tick of the sensor, and the run that it asks for; what was done, or why nothing was."""
-    parts = _parts(spec, "sensor")
-    entries = parts.ledger.read()
-    state = current_release(entries)
-    if state is None or not state.active:
-        if state is not None and state.stage is Stage.ROLLED_BACK and has_traffic(state, parts.endpoint.read()):
-            rollback(spec, state.release, state.reason)
-            return "ran: roll_back again"
-        return "idle"
-    observed = parts.observer.look(state.release, entries=entries) if watched(state) else None
-    verdict = observed.verdict if observed else None
-    if state.open_intent is not None:
-        wanted: NextRun | None = open_run(state, verdict)[0]
-    else:
-        wanted, sentence = next_run(state, verdict, spec, datetime.now(UTC))
-    if wanted is None:
-        return f"holds: {sentence}"
-    if observed and observed.not_finished and close(parts.rollout, state, observed.not_finished):
-        return f"ran: closed what is not to be finished: {observed.not_finished}"
-    reason = (wanted.reason,) if wanted.job == "rollback" else ()
-    _JOBS[wanted.job](spec, state.release, *reason)
-    return f"ran: {wanted.action}"
+    def tick(self) -> str:
+        """One tick of the sensor, and the run that it asks for; what was done, or why nothing was.
+
+        Raises:
+            RunFailed: The run failed, and says why.
+        """
+        gate = self._repository.get_sensor_def(f"{self._spec.name}_gate")
+        result = gate(dg.build_sensor_context(instance=self._instance, repository_def=self._repository))
+        assert isinstance(result, dg.SensorResult)
+        for request in result.run_requests or []:
+            assert request.job_name is not None
+            self._execute(request.job_name, request.partition_key, config=request.run_config, tags=request.tags)
+            return f"ran: {request.tags[ACTION_TAG]}"
+        reason = result.skip_reason
+        said = reason if isinstance(reason, str) else reason.skip_message if reason else ""
+        return f"{'ran' if str(said).startswith('closed the open') else 'holds'}: {said}"
+
+    def _execute(
+        self,
+        job: str,
+        release: str | None,
+        *,
+        config: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        asset: str | None = None,
+    ) -> None:
+        if release is not None:
+            self._instance.add_dynamic_partitions(f"{self._spec.name}_releases", [release])
+        result = self._repository.get_job(job).execute_in_process(
+            partition_key=release,
+            instance=self._instance,
+            run_config={**_QUIET, **(config or {})},
+            tags=dict(tags or {}),
+            asset_selection=[dg.AssetKey([self._spec.name, asset])] if asset else None,
+            raise_on_error=False,
+        )
+        for event in result.all_events:
+            if event.is_step_failure:
+                failed = event.step_failure_data
+                if failed.user_failure_data is None:
+                    assert failed.error is not None
+                    raise AssertionError(failed.error.to_string())
+                raise RunFailed(str(failed.user_failure_data.description))
+        assert result.success

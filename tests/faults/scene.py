@@ -1,26 +1,35 @@
 """One model on a workspace with a proxy, a runner, an observer and users: where releases meet their faults."""
 
 import itertools
+import json
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from databricks.sdk.service.serving import AiGatewayInferenceTableConfig
 
 from release_pipeline.assets.deployed_endpoint import send_tracers, served_entity
 from release_pipeline.errors import TableMissing
 from release_pipeline.rollout.endpoint_settings import lacking
-from release_pipeline.rollout.ledger import Entry
+from release_pipeline.rollout.ledger import Entry, Phase
+from release_pipeline.rollout.mending import DriftLook, look_for_drift
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.rollout.state import ReleaseState, current_release
 from release_pipeline.spec import parse_spec
 from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
 from release_pipeline.workspace.endpoint import EndpointState
-from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_REASON, TAG_RELEASE, TAG_STATUS
+from release_pipeline.workspace.registry import (
+    CHALLENGER_ALIAS,
+    TAG_REASON,
+    TAG_RELEASE,
+    TAG_STATUS,
+)
 from release_pipeline.workspace.sql.warehouse import quoted
 from tests.conftest import RunningWorkspace
 from tests.faults.calls import Call
@@ -28,33 +37,23 @@ from tests.faults.observer import Observer, Sight
 from tests.faults.proxy import FaultyProxy
 from tests.faults.runner_client import Runner
 from tests.faults.user import User
-from tests.pipeline.conftest import MODELS, attributes
+from tests.faults.world import World, tags_of
+from tests.pipeline.conftest import MODELS, attributes, note_run, write_folder
 
 CHAMPION, CHALLENGER = "1", "2"
 #: Rows of the challenger on a step before the gate is asked for the next.
 ROWS = 2
+#: The stage of a release whose model is logged, and nothing else; the others are names of the recorded ones.
+LOGGED = "logged"
 #: What the endpoint is given beside its configuration: a write each.
 SETTINGS = {
     "tags": {"team": "assistants"},
     "rate_limits": [{"calls": 100_000}],
     "permissions": [{"group": "callers", "level": "CAN_QUERY"}],
 }
+#: The evaluation set.
+EXAMPLES = "evaluation.jsonl"
 WAIT_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class World:
-    """What a release changes: two worlds that are equal differ in evidence and rows only.
-
-    Attributes:
-        tags: Of the challenger's version.
-        lacking: What the endpoint does not have of the YAML's settings; empty where there is no endpoint.
-    """
-
-    sight: Sight
-    challenger_alias: str | None
-    tags: tuple[tuple[str, str], ...]
-    lacking: str
 
 
 class Scene:
@@ -62,22 +61,26 @@ class Scene:
 
     Args:
         workspace: A running local workspace that keeps processes warm.
+        folder: An empty folder for the model's files.
         first: Whether the scenario is the first release of its model: no champion, no users.
     """
 
-    def __init__(self, workspace: RunningWorkspace, *, first: bool = False) -> None:
+    def __init__(self, workspace: RunningWorkspace, folder: Path, *, first: bool = False) -> None:
         name = f"m{uuid.uuid4().hex[:8]}"
         self.first = first
         self.name = name
-        written = attributes(
-            name,
-            ramp={"steps": [40, 70]},
-            gate={"metrics": [{"name": "errors", "kind": "errors", "margin": 0.3, "required": False}]},
-            promotion={"automatic": True, "bake_seconds": 0},
-            endpoint=SETTINGS,
-        )
-        self.spec = parse_spec(written, file=MODELS / "defs.yaml")
+        parts: dict[str, Any] = {
+            "evaluation": {"dataset": EXAMPLES, "scorers": ["answered"], "thresholds": {"answered": 0.9}},
+            "ramp": {"steps": [40, 70]},
+            "gate": {"metrics": [{"name": "errors", "kind": "errors", "margin": 0.3, "required": False}]},
+            "promotion": {"automatic": True, "bake_seconds": 0},
+            "endpoint": SETTINGS,
+        }
+        file, written = write_folder(folder, name, **parts), attributes(name, **parts)
+        (folder / EXAMPLES).write_text(json.dumps({"inputs": written["model"]["input_example"]}) + "\n")
+        self.spec = parse_spec(written, file=file)
         self._numbers = itertools.count()
+        self._drifted = False
         self._workspace = workspace
         self.parts = self._connect()
         for _ in range(1 if first else 2):
@@ -87,7 +90,7 @@ class Scene:
             workspace.url, workspace.token, kill=lambda: self.runner.kill(), written=lambda call: self._written(call)
         )
         environment = {**os.environ, "DATABRICKS_HOST": self.proxy.url, **IMPATIENCE}
-        self.runner = Runner(written, MODELS / "defs.yaml", environment)
+        self.runner = Runner(written, file, folder, environment)
         self.runner.warm_up("prime")
         self.observer: Observer | None = None
         self.user: User | None = None
@@ -115,14 +118,28 @@ class Scene:
         """What observer and users have to say."""
         return [*(self.observer.violations if self.observer else []), *(self.user.failures if self.user else [])]
 
-    def world(self) -> World:
+    def world(self, release: str) -> World:
         """What the workspace holds now."""
         assert self.observer is not None
+        registry, mlflow = self.parts.registry, self.parts.workspace.mlflow
         sight = self.observer.look()
-        version = self.parts.registry.get(CHAMPION if self.first else CHALLENGER)
-        tags = tuple(sorted(version.tags.items())) if version else ()
+        version = registry.get(CHAMPION if self.first else CHALLENGER)
         left = str(lacking(self.spec.endpoint, self.parts.endpoint)) if sight.endpoint else ""
-        return World(sight, self.parts.registry.version_of_alias(CHALLENGER_ALIAS), tags, left)
+        looked = look_for_drift(self.parts, self.spec) if self._drifted else DriftLook()
+        drift = tuple(finding.kind.value for finding in looked.findings)
+        world = World(release, sight, registry.version_of_alias(CHALLENGER_ALIAS), tags_of(version), left, drift, None)
+        if sight.state_of(release) is not None:
+            return world
+        run = tracking.find_run(self.parts.workspace, self.spec, release)
+        if run is None:
+            return world
+        made = [version for version in registry.versions() if version.run_id == run.run_id]
+        return replace(
+            world,
+            run=run,
+            metrics=tuple(sorted(mlflow.get_run(run.run_id).data.metrics)),
+            registered=tuple((version.version, tags_of(version)) for version in made if version.status == "READY"),
+        )
 
     def state(self, release: str) -> ReleaseState | None:
         """Where a release stands."""
@@ -131,6 +148,54 @@ class Scene:
     def new_release(self) -> str:
         """A release's key."""
         return f"20260101-{next(self._numbers):06d}"
+
+    def logged_release(self) -> str:
+        """A release whose model is logged; its key."""
+        note_run(self.parts, self.spec, release := self.new_release(), None, _logged())
+        return release
+
+    def registered_release(self) -> str:
+        """A release whose version is registered; its key."""
+        version = CHAMPION if self.first else CHALLENGER
+        note_run(self.parts, self.spec, release := self.new_release(), version, _logged())
+        return release
+
+    def begin_to_prepare(self) -> str:
+        """A release of which nothing is there yet, beside a champion; its key."""
+        self.set_back("registered")
+        for version in self.parts.registry.versions():
+            if version.version not in (CHAMPION, CHALLENGER):
+                self.parts.workspace.mlflow.delete_model_version(self.spec.model.registered_name, version.version)
+        return self.new_release()
+
+    def drift_by_hand(self) -> None:
+        """Somebody moves weights and the alias, takes the tags away and switches the inference table off."""
+        assert self.observer is not None
+        with self.observer.looking_away():
+            self.observer.changed_by_hand()
+            self._drifted = True
+            serving, now = self.parts.workspace.client.serving_endpoints, self.parts.endpoint.read()
+            assert now is not None
+            self.parts.endpoint.update(now.entities, {name: 100 - share for name, share in now.routes.items()})
+            self.settle()
+            self.parts.registry.set_alias("champion", CHALLENGER)
+            serving.patch(self.name, delete_tags=list(self.spec.endpoint.tags))
+            limits = serving.get(self.name).ai_gateway
+            serving.put_ai_gateway(
+                self.name,
+                inference_table_config=AiGatewayInferenceTableConfig(enabled=False),
+                rate_limits=limits.rate_limits if limits else None,
+            )
+
+    def begin_and_pause(self, release: str) -> None:
+        """A run that died between its intent to take the next step and its write, and then a person's pause."""
+        (intent,) = [
+            row for row in self._recorded["step 2"][2][len(self._recorded["step 1"][2]) :] if row.phase is Phase.INTENT
+        ]
+        now = self.parts.endpoint.read()
+        assert now is not None
+        self._append(release, replace(intent, config_version=now.config_version))
+        self.parts.events.pause("by the test")
 
     def settle(self) -> None:
         """Wait until no update is in progress."""
@@ -152,7 +217,7 @@ class Scene:
             registry.set_alias(CHALLENGER_ALIAS, CHAMPION)
             registry.tag(CHAMPION, {TAG_STATUS: "", TAG_REASON: "", TAG_RELEASE: ""})
             self._forget()
-            return self.new_release()
+            return self.registered_release()
 
     def await_rows(self, release: str) -> None:
         """Wait until the inference table holds rows of the challenger on the present step."""
@@ -203,7 +268,7 @@ class Scene:
         serving = self.parts.workspace.client.serving_endpoints
         serving.patch(self.name, delete_tags=list(self.spec.endpoint.tags))
         gateway = serving.get(self.name).ai_gateway
-        serving.put_ai_gateway(self.name, inference_table_config=gateway and gateway.inference_table_config)
+        serving.put_ai_gateway(self.name, inference_table_config=gateway.inference_table_config if gateway else None)
         serving.set_permissions(now.id, access_control_list=[])
 
     def _append(self, release: str, entry: Entry) -> None:
@@ -255,7 +320,8 @@ class Scene:
     def _set_back(self, stage: str) -> str:
         sight, challenger_alias, rows = self._recorded[stage]
         assert sight.endpoint is not None
-        registry, endpoint, release = self.parts.registry, self.parts.endpoint, self.new_release()
+        registry, endpoint, release = self.parts.registry, self.parts.endpoint, self.registered_release()
+        self._drifted = False
         self.settle()
         self._forget()
         now = endpoint.read()

@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 
 from tests.faults.faults import OF_READS, Fault
-from tests.faults.release_walk import BACK_FROM_BAKE, BACK_FROM_RAMP, FIRST, FORWARD, Transition, Walk
+from tests.faults.release_walk import (
+    BACK,
+    EVALUATE,
+    FIRST,
+    FORWARD,
+    LOG,
+    MEND,
+    PREDICT,
+    REGISTER,
+    SAID,
+    Transition,
+    Walk,
+)
 from tests.faults.report import PROPERTY, as_json
 from tests.faults.scene import Scene
 
@@ -22,7 +34,7 @@ Record = Callable[[str, Any], None]
 IN_TEST_ALL = (Fault.KILL_AFTER, Fault.UPDATE_FAILED)
 
 
-def faults(*left_out: Fault) -> list[Any]:
+def faults(*left_out: Fault, in_test_all: tuple[Fault, ...] = IN_TEST_ALL) -> list[Any]:
     """Every fault at the calls that write and at those that read, with the mark of the suite that it belongs to."""
     met = [(fault, True) for fault in Fault] + [(fault, False) for fault in sorted(OF_READS)]
     return [
@@ -30,7 +42,7 @@ def faults(*left_out: Fault) -> list[Any]:
             fault,
             writes,
             id=f"{fault.name.lower()}-{'writes' if writes else 'reads'}",
-            marks=pytest.mark.slow if writes and fault in IN_TEST_ALL else pytest.mark.exhaustive,
+            marks=pytest.mark.slow if writes and fault in in_test_all else pytest.mark.exhaustive,
         )
         for fault, writes in met
         if fault not in left_out
@@ -57,9 +69,31 @@ def test_a_release_goes_on(fault: Fault, writes: bool, scene: Scene, record_prop
     survives(Walk(scene, fault, writes), FORWARD, record_property)
 
 
+@pytest.mark.parametrize(("fault", "writes"), faults(Fault.UPDATE_FAILED, in_test_all=()))
+@pytest.mark.parametrize("transitions", [(LOG, REGISTER), (EVALUATE,)], ids=["log and register", "evaluate"])
+def test_what_comes_before_the_endpoint_is_done_again(
+    fault: Fault, writes: bool, transitions: tuple[Transition, ...], scene: Scene, record_property: Record
+) -> None:
+    survives(Walk(scene, fault, writes), transitions, record_property)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fault", sorted(OF_READS))
+def test_the_prediction_writes_nothing_and_is_done_again(fault: Fault, scene: Scene, record_property: Record) -> None:
+    survives(Walk(scene, fault, writes=False), (PREDICT,), record_property)
+
+
 @pytest.mark.parametrize(("fault", "writes"), faults())
-@pytest.mark.parametrize("transition", [BACK_FROM_RAMP, BACK_FROM_BAKE], ids=["ramp", "bake"])
-def test_a_rollback_comes_to_its_end(
+@pytest.mark.parametrize("transition", [*BACK, MEND], ids=["back from ramp", "back from bake", "mend"])
+def test_what_brings_a_release_back_comes_to_its_end(
+    fault: Fault, writes: bool, transition: Transition, scene: Scene, record_property: Record
+) -> None:
+    survives(Walk(scene, fault, writes), (transition,), record_property)
+
+
+@pytest.mark.parametrize(("fault", "writes"), faults(Fault.UPDATE_FAILED))
+@pytest.mark.parametrize("transition", SAID, ids=["approve", "pause", "close"])
+def test_what_is_only_written_down(
     fault: Fault, writes: bool, transition: Transition, scene: Scene, record_property: Record
 ) -> None:
     survives(Walk(scene, fault, writes), (transition,), record_property)

@@ -1,11 +1,12 @@
 """What runs and people do to one model's releases, each with parts of its own, at the time that a clock says."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from release_pipeline.assets.canary_traffic import look, take_step
-from release_pipeline.assets.deployed_endpoint import prove_challenger, send_tracers, served_entity
+from release_pipeline.assets.canary_traffic import look, renew_tracers, take_step
+from release_pipeline.assets.deployed_endpoint import prove_challenger, served_entity
 from release_pipeline.assets.promoted_alias import promote as promote_asset
 from release_pipeline.automation.next_run import NextRun, next_run, open_run, watched
 from release_pipeline.errors import Queued, WorkspaceError
@@ -57,10 +58,7 @@ class Runs:
         before = take_step(parts, self.spec, release)
         same = parts.rollout.state(release) == before.release
         after = look(parts, release, ingest=same or not before.release.steps)
-        if after.release.stage in (Stage.RAMPING, Stage.PROMOTED) and (
-            after.release.step != before.release.step or after.verdict.reason == HoldReason.MAPPING_UNKNOWN
-        ):
-            send_tracers(parts, self.spec, after.release)
+        renew_tracers(parts, self.spec, before, after)
         return before.verdict.sentence
 
     def promote(self, release: str) -> str:
@@ -74,11 +72,10 @@ class Runs:
     def rollback(self, release: str, reason: str) -> str:
         """The rollback job."""
         parts = self.parts()
-        try:
-            digest = look(parts, release).evidence_digest
-        except WorkspaceError:
-            digest = ""
-        return parts.rollout.roll_back(release, reason=reason, evidence_digest=digest).stage.value
+        parts.rollout.begin_roll_back(release, reason=reason)
+        with suppress(WorkspaceError):
+            look(parts, release)
+        return parts.rollout.roll_back(release, reason=reason).stage.value
 
     def mend(self, release: str) -> str:
         """The mend job."""

@@ -25,6 +25,7 @@ from release_pipeline.rollout.state import ReleaseState
 from release_pipeline.spec import ReleaseSpec, parse_spec
 from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
+from release_pipeline.workspace.registry import TAG_DIGEST, TAG_RELEASE
 from release_pipeline.workspace.tracer import PREFIX
 from tests.conftest import RunningWorkspace
 from tests.pipeline.checkpoint import Checkpoint
@@ -190,6 +191,20 @@ class Model:
         return int(found[0]["n"] or 0)
 
 
+def note_run(parts: Parts, spec: ReleaseSpec, release: str, version: str | None, model_uri: str) -> None:
+    """The MLflow run of a release as logged_model leaves it, or, with a version, registered_version."""
+    client = parts.workspace.mlflow
+    tags = {
+        TAG_RELEASE: release,
+        TAG_DIGEST: "0123456789abcdef",
+        tracking.TAG_NAME: spec.model.registered_name,
+        tracking.TAG_MODEL: model_uri,
+        **({tracking.TAG_VERSION: version} if version else {}),
+    }
+    run = client.create_run(tracking.experiment_id(parts.workspace, spec), tags=tags)
+    client.set_terminated(run.info.run_id)
+
+
 def next_tick(model: Model, release: str) -> bool:
     """What the sensor's next tick and the run that it requests do about an open intent; False where none is open."""
     parts = model.parts("next tick")
@@ -207,9 +222,9 @@ def next_tick(model: Model, release: str) -> bool:
     return True
 
 
-def eventually(condition: Callable[[], Any]) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
     """The first true value of a condition; fails after a long time without one."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if result := condition():
             return result

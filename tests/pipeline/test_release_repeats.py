@@ -66,6 +66,20 @@ def test_a_version_that_a_dead_run_registered_is_taken_and_not_made_again(model:
     assert [version.version for version in registry.versions()] == [made]
 
 
+def test_a_release_goes_on_whatever_became_of_the_run_in_which_its_model_was_logged(model: Model) -> None:
+    client, spec, release = connect().mlflow, model.spec, model.release()
+    tags = {TAG_RELEASE: release, tracking.TAG_NAME: spec.model.registered_name}
+    died = client.create_run(tracking.experiment_id(connect(), spec), tags=tags)
+    assert tracking.find_run(connect(), spec, release) is None, "it died before its model was whole"
+    run = log(model, release)
+    # An evaluation goes on with the run, and whoever kills it leaves it so; the run that died is newer by now.
+    for status in ("RUNNING", "FAILED", "KILLED"):
+        client.update_run(run.run_id, status=status)
+        client.update_run(died.info.run_id, status="FINISHED")
+        assert tracking.find_run(connect(), spec, release) == run
+    assert materialise(model, release).success
+
+
 def test_a_version_that_never_became_ready_and_one_of_another_run_are_not_taken(
     model: Model, client: WorkspaceClient
 ) -> None:
