@@ -8,6 +8,9 @@ DATA ?= .data/dev
 # Nearly 500 MB, so it is installed for the slower suites only; and apart, because mlflow changes where it finds pyspark.
 SPARK := tests/spark/requirements
 
+# Over 100 MB that one test needs; what the project's own lock has as well is not in its lock.
+DSPY := tests/dspy/requirements
+
 # What makes a site of the documentation has an environment of its own, too, and needs nothing of the project's.
 DOCS := docs/requirements
 SITE ?= .data/site
@@ -23,9 +26,10 @@ dev: setup
 test: setup
 	$(BIN)/pytest -n 2 -m "not slow and not exhaustive"
 
-test-all: setup $(VENV)/spark/.installed $(VENV)/docs/.installed
-	$(BIN)/pytest -n 4 --dist worksteal -m slow --ignore tests/spark
+test-all: setup $(VENV)/spark/.installed $(VENV)/dspy/.installed $(VENV)/docs/.installed
+	$(BIN)/pytest -n 4 --dist worksteal -m slow --ignore tests/spark --ignore tests/dspy
 	PYTHONPATH=$(VENV)/spark $(BIN)/pytest -m slow tests/spark
+	PYTHONPATH=$(CURDIR)/$(VENV)/dspy $(BIN)/pytest -m slow tests/dspy
 
 # Every fault at every call of a release: more than half an hour.
 test-faults: setup
@@ -54,6 +58,9 @@ lock: setup
 	    -o deploy/requirements.lock
 	$(BIN)/uv pip compile $(SPARK).in --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --upgrade -o $(SPARK).lock
+	$(BIN)/uv pip compile $(DSPY).in -c requirements.lock --universal --python-version 3.11 --upgrade \
+	    --generate-hashes --no-emit-index-url --no-header -o $(DSPY).lock \
+	    $$(sed -n 's/^\([a-zA-Z0-9][^= ]*\)==.*/--no-emit-package \1/p' requirements.lock)
 	$(BIN)/uv pip compile $(DOCS).in --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --upgrade -o $(DOCS).lock
 
@@ -69,6 +76,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 $(VENV)/spark/.installed: $(SPARK).lock $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade \
 	    --target $(VENV)/spark -r $(SPARK).lock
+	touch $@
+
+$(VENV)/dspy/.installed: $(DSPY).lock $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade \
+	    --target $(VENV)/dspy -r $(DSPY).lock
 	touch $@
 
 $(VENV)/docs/.installed: $(DOCS).lock

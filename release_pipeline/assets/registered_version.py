@@ -50,6 +50,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                 },
             )
             parts.registry.set_alias(CHALLENGER_ALIAS, version)
+            _verify(parts, spec, release, version)
         except ReleasePipelineError as error:
             raise failure(error) from error
         catalog_path = spec.model.registered_name.replace(".", "/")
@@ -64,6 +65,23 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         )
 
     return registered_version
+
+
+def _verify(parts: Parts, spec: ReleaseSpec, release: str, version: str) -> None:
+    """Read back what was written.
+
+    Raises:
+        RegistryError: The registry, or the MLflow run, does not say what it was told.
+    """
+    from release_pipeline.workspace.tracking import need_run
+
+    made, run = parts.registry.get(version), need_run(parts.workspace, spec, release)
+    tagged = made is not None and (made.tags.get(TAG_RELEASE), made.tags.get(TAG_DIGEST)) == (release, run.digest)
+    challenges = made is not None and made.tags.get(TAG_STATUS) == "challenger"
+    if not (tagged and challenges and run.version == version):
+        raise RegistryError(f"version {version} of {parts.registry.name} does not have the tags that it was given.")
+    if parts.registry.version_of_alias(CHALLENGER_ALIAS) != version:
+        raise RegistryError(f"the alias {CHALLENGER_ALIAS} of {parts.registry.name} does not name version {version}.")
 
 
 def _not_ended(parts: Parts, spec: ReleaseSpec, release: str) -> None:

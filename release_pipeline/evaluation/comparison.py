@@ -101,14 +101,20 @@ def stored_scores(
     """What :func:`score_model` logged on ``run_id`` for exactly these rows and scorers, None where it did not.
 
     So a champion is not scored anew with every challenger.
+
+    Raises:
+        WorkspaceError: MLflow did not say.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    try:
-        run = mlflow.MlflowClient().get_run(run_id)
-    except MlflowException:
-        return None
+    with asking_mlflow(f"the scores on MLflow run {run_id} were to be read"):
+        try:
+            run = mlflow.MlflowClient().get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
     metrics = run.data.metrics
     same = run.data.tags.get(TAG_EVALUATION) == evaluation_digest(examples, scorers, folder)
     if not same or any(_mean(name) not in metrics for name in scorers):

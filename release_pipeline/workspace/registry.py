@@ -23,6 +23,8 @@ FAILED = "failed"
 #: Status of a version whose release was replaced by another; it may be released again.
 SUPERSEDED = "superseded"
 TAG_LIMIT = 250
+#: Versions that one call of a search answers at most.
+PAGE_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,15 @@ class Registry:
     def _search(self) -> list[Version]:
         from mlflow.exceptions import MlflowException
 
+        found, token = list["ModelVersion"](), ""
         try:
-            found = self._workspace.mlflow.search_model_versions(f"name='{self.name}'")
+            while True:
+                page = self._workspace.mlflow.search_model_versions(
+                    f"name='{self.name}'", PAGE_ROWS, page_token=token or None
+                )
+                found += page
+                if not (token := page.token or ""):  # a page may be short, or empty, and not be the last
+                    break
         except (MlflowException, TimeoutError) as error:
             raise RegistryError(f"the versions of {self.name} could not be read: {first_sentence(error)}") from None
         rows = [Version(str(row.version), row.run_id or "", str(row.status)) for row in found]

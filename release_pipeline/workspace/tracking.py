@@ -3,13 +3,20 @@
 import contextlib
 import hashlib
 import json
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from release_pipeline.errors import ModelInvalid, ReleaseError, WorkspaceError, first_sentence
+from release_pipeline.errors import (
+    ModelInvalid,
+    ReleaseError,
+    ReleasePipelineError,
+    WorkspaceError,
+    first_sentence,
+)
 from release_pipeline.spec import ReleaseSpec, Resource
 from release_pipeline.workspace.client import Workspace
 from release_pipeline.workspace.registry import TAG_DIGEST, TAG_FORCED, TAG_RELEASE
@@ -50,6 +57,9 @@ def asking_mlflow(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, TimeoutError) as error:
+        # MLflow failed to end a run that had failed: what was said of that counts.
+        if isinstance(error.__context__, ReleasePipelineError):
+            raise error.__context__ from None
         raise WorkspaceError(f"{what}: MLflow did not do it: {first_sentence(error)}.") from None
 
 
@@ -169,7 +179,6 @@ def log_model(
         WorkspaceError: MLflow did not log it.
     """
     import mlflow
-    from mlflow.exceptions import RestException
 
     workspace.mlflow  # noqa: B018  points mlflow's fluent functions at the workspace
     requirements = pinned(spec.model.requirements)
@@ -193,15 +202,34 @@ def log_model(
                 code_paths=[str(path) for path in code_paths] or None,
                 auth_policy=_auth_policy(spec),
             )
-        except RestException:  # the workspace's, and not the model's
-            raise
         except Exception as error:  # user code runs here: anything may come out of it
+            if _is_of_workspace(error, source, folder):
+                raise WorkspaceError(f"{what}: {type(error).__name__}: {first_sentence(error)}; try again.") from error
             raise ModelInvalid(
                 f"{source.name} of {spec.name} could not be logged as a model: {type(error).__name__}: "
                 f"{str(error).splitlines()[0] if str(error) else ''}; run the file by itself to see the whole error."
             ) from error
         mlflow.set_tag(TAG_MODEL, info.model_uri)
-    return ReleaseRun(run.info.run_id, run.info.experiment_id, info.model_uri, digest, None)
+    made = find_run(workspace, spec, release)
+    if made is None or made.run_id != run.info.run_id:
+        raise WorkspaceError(f"{what} in MLflow run {run.info.run_id}, and cannot be found there; log it again.")
+    return made
+
+
+def _is_of_workspace(error: BaseException, source: Path, folder: Path) -> bool:
+    """Whether a workspace that refused, or did not answer, is the cause, and no line of the model's own code."""
+    from databricks.sdk.errors.base import DatabricksError
+    from mlflow.exceptions import RestException
+    from requests import RequestException
+
+    chain, cause = [error], error
+    while (below := cause.__cause__ or cause.__context__) is not None and below not in chain:
+        cause = below
+        chain.append(cause)
+    files = [Path(frame.f_code.co_filename) for each in chain for frame, _ in traceback.walk_tb(each.__traceback__)]
+    if any(file.name == source.name or file.is_relative_to(folder) for file in files):
+        return False
+    return any(isinstance(each, RestException | DatabricksError | RequestException | TimeoutError) for each in chain)
 
 
 def _example(request: dict[str, Any] | None) -> Any:

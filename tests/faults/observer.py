@@ -106,10 +106,9 @@ class Observer:
         with self._lock:
             self.looks += 1
             self._seen = sight.endpoint
-            found = violations(sight)
-            self._by_hand = self._by_hand and bool(found)
-            for each in found if not self._by_hand else ():
-                self._write_down(each, sight)
+            self._by_hand = self._by_hand and bool(violations(sight))
+            for found in violations(sight, by_hand=self._by_hand):
+                self._write_down(found, sight)
             state = sight.state
             if state is None or state.champion_version is None or sight.endpoint is None:
                 return
@@ -136,8 +135,11 @@ def _see(parts: Parts) -> Sight:
     return Sight(endpoint, alias, tuple(parts.ledger.read()))
 
 
-def violations(sight: Sight) -> list[str]:
-    """What must not be, at any time, in what the workspace holds."""
+def violations(sight: Sight, *, by_hand: bool = False) -> list[str]:
+    """What must not be, at any time, in what the workspace holds.
+
+    After a change ``by_hand`` nobody can say that endpoint and alias are what the ledger says.
+    """
     found, state, shares, endpoint = list[str](), sight.state, sight.shares, sight.endpoint
     if endpoint is not None and endpoint.entities and sum(endpoint.routes.values()) != 100:
         found.append(f"routes sum to {sum(endpoint.routes.values())}")
@@ -151,12 +153,16 @@ def violations(sight: Sight) -> list[str]:
             found.append(f"version {champion} left the endpoint while it was the way back")
         if champion not in sight.versions and opened is not Action.ROLL_BACK and shares != {challenger: 100}:
             found.append(f"version {champion} left before version {challenger} had all traffic")
-        ramp = state.stage in (Stage.DEPLOYED, Stage.RAMPING) and opened not in (Action.PROMOTE, Action.ROLL_BACK)
+        ramp = (
+            not by_hand
+            and state.stage in (Stage.DEPLOYED, Stage.RAMPING)
+            and opened not in (Action.PROMOTE, Action.ROLL_BACK)
+        )
         if ramp and sight.alias != champion:
             found.append(f"the alias names {sight.alias} on the ramp of {challenger} against {champion}")
         if opened is Action.PROMOTE and sight.alias != champion and shares != {challenger: 100}:
             found.append(f"the alias moved to {sight.alias} before the traffic")
-    if opened is None:
+    if opened is None and not by_hand:
         found += _at_rest(sight, state)
     return found
 

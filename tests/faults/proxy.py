@@ -13,7 +13,7 @@ from tests.faults.calls import STATEMENTS, Call
 from tests.faults.faults import ANSWERS, Fault
 from tests.faults.runner import SITE_HEADER
 
-_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "accept-encoding"}
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "accept-encoding"}
 # A client that waits longer than this for an answer has no time-out.
 _PATIENCE_SECONDS = 30.0
 

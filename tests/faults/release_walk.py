@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.workspace.registry import REJECTED, TAG_DIGEST, TAG_RELEASE, TAG_STATUS
+from tests.faults.calls import Call
 from tests.faults.faults import Fault
 from tests.faults.proxy import Plan, Spot
 from tests.faults.runner_client import IMPATIENT, PATIENT, Outcome
@@ -16,6 +17,11 @@ from tests.faults.world import World
 
 #: Ticks that act before a release must be where it was going.
 MOST_TICKS = 4
+#: The asset that finds a model without one of its files, by the run that stored them; and how the release ends then.
+NEXT_LINK = {"log": "predict", "register": "deploy"}
+STOPPED = "stopped by the next asset"
+#: What a run says of a model that is wrong, as none is here.
+BLAMES_THE_MODEL = "run the file by itself"
 #: How long the gate may hold in between, for rows that are on their way.
 HOLD_SECONDS = 20.0
 
@@ -31,6 +37,7 @@ class Transition:
         reached: Whether it has been made, and nothing is open.
         needs_rows: Whether the gate must have seen rows of the step before.
         asked_again: A person, or the job that is materialised again, asks anew where nothing of it was written down.
+        until_done: It is asked for until a run of it succeeds: no tick does so, and nothing else tells whether it must.
         begin: What else must be so before, by scene and release.
     """
 
@@ -40,6 +47,7 @@ class Transition:
     reached: Callable[[World], bool]
     needs_rows: bool = False
     asked_again: bool = False
+    until_done: bool = False
     begin: Callable[[Scene, str], None] = lambda scene, release: None
 
 
@@ -64,10 +72,15 @@ def _registered(world: World) -> bool:
     return world.run.version == version == world.challenger_alias and tagged.items() <= dict(tags).items()
 
 
-LOG = Transition("log", "log", "", lambda world: world.run is not None, asked_again=True)
-EVALUATE = Transition("evaluate", "evaluate", LOGGED, lambda world: "answered/mean" in world.metrics, asked_again=True)
-PREDICT = Transition("predict", "predict", LOGGED, lambda world: world.run is not None, asked_again=True)
-REGISTER = Transition("register", "register", "", _registered, asked_again=True)
+def _logged(world: World) -> bool:
+    return world.run is not None
+
+
+LOG = Transition("log", "log", "", _logged, asked_again=True, until_done=True)
+# What these two bring about is the outcome of their checks, which nothing but a run that succeeds tells.
+EVALUATE = Transition("evaluate", "evaluate", LOGGED, _logged, asked_again=True, until_done=True)
+PREDICT = Transition("predict", "predict", LOGGED, _logged, asked_again=True, until_done=True)
+REGISTER = Transition("register", "register", "", _registered, asked_again=True, until_done=True)
 PREPARE = (LOG, EVALUATE, PREDICT, REGISTER)
 
 RAMPING, ROLLED_BACK = Stage.RAMPING, Stage.ROLLED_BACK
@@ -148,6 +161,7 @@ class Walk:
     points: list[FaultPoint] = field(default_factory=list)
     _done: dict[str, set[Spot]] = field(default_factory=lambda: defaultdict(set))
     _exhausted: set[str] = field(default_factory=set)
+    _succeeded: bool = False
 
     def over(self, *transitions: Transition) -> None:
         """Take releases through these transitions until every call of each has met the fault."""
@@ -178,8 +192,10 @@ class Walk:
             faulty = transition.name not in self._exhausted
             trouble = self._run(transition, release, plan if faulty else None)
             after = self.scene.world(release)
+            if not trouble and self._lied(transition, after):
+                trouble = "the run succeeded, and what it was for is not so"
             if faulty and plan.met is None:
-                if not trouble and transition.reached(after):
+                if not trouble and self._made(transition, after):
                     self._exhausted.add(transition.name)
                     return True
                 faulty = False  # the gate held: nothing was tried
@@ -187,11 +203,36 @@ class Walk:
                 self._note(transition, plan, 0, "nothing begun", "")
                 continue  # as if the run had never been: the next one follows in the same release
             ticks, end, stuck = self._recover(transition, release, before, after)
+            if faulty and end == "as meant" and plan.met is not None and self._may_be_hollow(plan.met):
+                end, stuck = self._next_link(transition, release, stuck)
             if faulty:
                 self._note(transition, plan, ticks, end, trouble or stuck)
             elif trouble or stuck:
                 raise AssertionError(f"{transition.name} without a fault: {trouble or stuck}")
+            if faulty and plan.met is not None and self._may_be_hollow(plan.met):
+                return False  # it has gone too far for what would come next here
             return end in ("as meant", "failed, started again") and not stuck
+
+    def _may_be_hollow(self, met: Call) -> bool:
+        """Whether a file of the model was not stored, although the workspace said so."""
+        return self.fault is Fault.NOTHING and "/fs/files/" in met.path
+
+    def _next_link(self, transition: Transition, release: str, stuck: str) -> tuple[str, str]:
+        """What becomes of a model that may lack a file: it loads without, or the next link of the chain stops it."""
+        outcome = self.scene.runner.run("job", NEXT_LINK[transition.run], release)
+        state = self.scene.world(release).state
+        if not outcome.expected:
+            return STOPPED, f"the next link broke: {outcome.error}"
+        if outcome.error and state is not None and state.stage not in (Stage.FAILED, Stage.ROLLED_BACK):
+            return STOPPED, f"the next link failed, and the release is {state.stage}"
+        return (STOPPED if outcome.error else "as meant"), stuck
+
+    def _made(self, transition: Transition, world: World) -> bool:
+        return transition.reached(world) and (self._succeeded or not transition.until_done)
+
+    def _lied(self, transition: Transition, world: World) -> bool:
+        """Whether a run that nobody would ask for again, because it succeeded, has not done what it was for."""
+        return transition.asked_again and self._succeeded and not transition.reached(world)
 
     def _run(self, transition: Transition, release: str, plan: Plan | None) -> str:
         """The run that meets the fault; what is wrong with how it ended."""
@@ -199,11 +240,14 @@ class Walk:
         late = plan is not None and plan.fault in (Fault.LOST, Fault.LATE)
         scene.proxy.begin(plan)
         outcome = self._order(transition, release, IMPATIENT if late else PATIENT)
+        self._succeeded = not outcome.killed and not outcome.error
         met = plan is not None and plan.met is not None
         scene.proxy.begin(None)
         killing = met and plan is not None and plan.fault in (Fault.KILL_BEFORE, Fault.KILL_AFTER)
         if outcome.killed != killing:
             return f"the run {'was' if outcome.killed else 'was not'} killed"
+        if BLAMES_THE_MODEL in outcome.error:
+            return f"the run blames the model: {outcome.error}"
         return "" if outcome.expected else f"the run broke: {outcome.error}"
 
     def _order(self, transition: Transition, release: str, answer_seconds: float = PATIENT) -> Outcome:
@@ -217,7 +261,7 @@ class Walk:
         scene = self.scene
         while True:
             state = now.state
-            if transition.reached(now):
+            if self._made(transition, now):
                 return ticks, "failed, started again" if again else "as meant", self._wrong_end(now)
             if _state(now, ROLLED_BACK) is not None:
                 return ticks, "rolled back", self._wrong_end(now)
@@ -232,6 +276,7 @@ class Walk:
             if transition.asked_again and (nothing or untouched or drifted):
                 again = again or (state is not None and state.stage is Stage.FAILED)
                 outcome = self._order(transition, release)
+                self._succeeded = not outcome.error
             else:
                 outcome = scene.runner.run("tick")
             said = outcome.error or str(outcome.value)

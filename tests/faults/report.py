@@ -67,6 +67,7 @@ def table(points: Sequence[Point]) -> str:
         "nothing begun": "was as if the run had never been",
         "as meant": "came to the end that was meant",
         "failed, started again": "was recorded as failed, and started again",
+        "stopped by the next asset": "was stopped by the next asset, for want of a file; another one is started",
         "rolled back": "was rolled back, the champion serving everybody",
     }
     lines += [f"| {words.get(end, end)} | {count} |" for end, count in ends.most_common()]
@@ -75,7 +76,7 @@ def table(points: Sequence[Point]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the table; 1 where a fault point was not survived."""
+    """Write the table; 1 where a fault point was not survived, or a walk did not come to its end."""
     parser = argparse.ArgumentParser(prog="tests.faults.report", description=__doc__)
     parser.add_argument("--junit", type=Path, help="results of a run of the suite; without them it is run")
     options = parser.parse_args(arguments)
@@ -94,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ]
             subprocess.run([*command, "--junitxml", str(results), "-o", "junit_family=xunit1"], check=False)
         root = ElementTree.parse(results).getroot()
+    if [each for end in ("failure", "error") for each in root.iter(end)]:
+        print("not every test passed: the table is not written", file=sys.stderr)
+        return 1
     found = [(each.get("name", ""), each.get("value", "")) for each in root.iter("property")]
     points = sorted(points_of(found), key=lambda point: (_place(point), point["number"]))
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)

@@ -15,6 +15,7 @@ from databricks.sdk.service.serving import AiGatewayInferenceTableConfig
 
 from release_pipeline.assets.deployed_endpoint import send_tracers, served_entity
 from release_pipeline.errors import TableMissing
+from release_pipeline.evaluation.comparison import TAG_EVALUATION
 from release_pipeline.rollout.endpoint_settings import lacking
 from release_pipeline.rollout.ledger import Entry, Phase
 from release_pipeline.rollout.mending import DriftLook, look_for_drift
@@ -121,12 +122,12 @@ class Scene:
     def world(self, release: str) -> World:
         """What the workspace holds now."""
         assert self.observer is not None
-        registry, mlflow = self.parts.registry, self.parts.workspace.mlflow
+        registry = self.parts.registry
         sight = self.observer.look()
         version = registry.get(CHAMPION if self.first else CHALLENGER)
         left = str(lacking(self.spec.endpoint, self.parts.endpoint)) if sight.endpoint else ""
         looked = look_for_drift(self.parts, self.spec) if self._drifted else DriftLook()
-        drift = tuple(finding.kind.value for finding in looked.findings)
+        drift = (*(finding.kind.value for finding in looked.findings), *filter(None, (looked.not_looked,)))
         world = World(release, sight, registry.version_of_alias(CHALLENGER_ALIAS), tags_of(version), left, drift, None)
         if sight.state_of(release) is not None:
             return world
@@ -137,7 +138,6 @@ class Scene:
         return replace(
             world,
             run=run,
-            metrics=tuple(sorted(mlflow.get_run(run.run_id).data.metrics)),
             registered=tuple((version.version, tags_of(version)) for version in made if version.status == "READY"),
         )
 
@@ -150,7 +150,11 @@ class Scene:
         return f"20260101-{next(self._numbers):06d}"
 
     def logged_release(self) -> str:
-        """A release whose model is logged; its key."""
+        """A release whose model is logged, beside a champion that was never scored; its key."""
+        champion = self.parts.registry.get(CHAMPION)
+        assert champion is not None
+        if TAG_EVALUATION in self.parts.workspace.mlflow.get_run(champion.run_id).data.tags:
+            self.parts.workspace.mlflow.delete_tag(champion.run_id, TAG_EVALUATION)
         note_run(self.parts, self.spec, release := self.new_release(), None, _logged())
         return release
 

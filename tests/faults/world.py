@@ -16,9 +16,8 @@ class World:
         release: The release that it is about.
         tags: Of the challenger's version.
         lacking: What the endpoint does not have of the YAML's settings; empty where there is no endpoint.
-        drift: Kinds of what still differs from the ledger after a change by hand.
+        drift: After a change by hand, kinds of what still differs from the ledger, or why nobody could look.
         run: The release's MLflow run.
-        metrics: What was logged on it.
         registered: Versions that were made of it and are ready, with their tags.
     """
 
@@ -29,7 +28,6 @@ class World:
     lacking: str
     drift: tuple[str, ...]
     run: ReleaseRun | None
-    metrics: tuple[str, ...] = ()
     registered: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
 
     @property

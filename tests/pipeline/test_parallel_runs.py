@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from tests.faults.observer import Observer
 from tests.faults.user import User
 from tests.pipeline.conftest import Model, eventually, note_run, write_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LIMITED = Path(__file__).parents[2] / "dagster.yaml"
 #: Every run starts as soon as it is asked for, whatever its tags are; no daemon has a say in it.
@@ -79,6 +79,7 @@ class Dagster:
         """Whether there was a moment at which all of them were being executed."""
         records = [self.instance.get_run_record_by_id(run.run_id) for run in runs]
         times = [(each.start_time, each.end_time) for each in records if each and each.start_time and each.end_time]
+        assert len(times) == len(runs), "all of them were executed"
         return max(start for start, _ in times) < min(end for _, end in times)
 
     def _run(self, run_id: str) -> dg.DagsterRun:
@@ -131,12 +132,13 @@ def dagster(
         with dg.DagsterInstance.from_config(str(home)) as instance:
             yield Dagster(api, instance, models, request.param == "limits on")
     finally:
-        os.killpg(process.pid, signal.SIGINT)
-        try:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):  # what is left of the processes that it started
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
         for model in models.values():
             model.parts().endpoint.delete()
 
@@ -167,9 +169,11 @@ def watched(model: Model) -> Iterator[None]:
     """Users of the endpoint, none of whom may fail, and an observer of what must not be."""
     observer = Observer(model.parts(), model.parts())
     user = User(model.parts().endpoint.query_url, os.environ["DATABRICKS_TOKEN"])
-    yield
-    user.stop()
-    observer.stop()
+    try:
+        yield
+    finally:
+        user.stop()
+        observer.stop()
     assert user.failures == []
     assert user.answered
     assert observer.violations == []
@@ -177,38 +181,56 @@ def watched(model: Model) -> Iterator[None]:
 
 # One test, so that one Dagster is started for all of it, however tests are spread over processes.
 def test_of_runs_at_the_same_moment_one_at_a_time_acts_on_an_endpoint(dagster: Dagster) -> None:
-    for policy in POLICIES:
-        two_releases_begin(policy, dagster)
-    one_release_is_moved(dagster)
+    raced = [two_releases_begin(policy, dagster) for policy in POLICIES]
+    stepped = the_same_step_is_taken(dagster)
+    raced.append(one_release_is_moved_and_rolled_back(dagster))
+    # Without limits every race can be lost to a slow start of one of its processes, but not all of them.
+    assert dagster.limited or any((*raced, stepped)), "no two runs went on at the same time"
+    assert not (dagster.limited and stepped), "dagster.yaml lets one run of an endpoint go on at a time"
 
 
-def two_releases_begin(policy: str, dagster: Dagster) -> None:
-    """Both are deployed at the same moment: the YAML says what becomes of the one that comes second."""
+def two_releases_begin(policy: str, dagster: Dagster) -> bool:
+    """Both are deployed at the same moment, and the YAML says what becomes of the second; whether they raced."""
     model = dagster.models[policy]
     keys = [registered(model, config) for config in ("second", "first")]
     with watched(model):
         runs = dagster.at_once(*((model, "deploy", key) for key in keys))
-    assert dagster.limited or dagster.overlapped(runs), "they did not race"
     one_at_a_time(model, policy, keys, [run.is_success for run in runs])
+    return dagster.overlapped(runs)
 
 
-def one_release_is_moved(dagster: Dagster) -> None:
-    """By two runs that take the same step, and a rollback: the step is taken once at most, and the rollback wins."""
+def the_same_step_is_taken(dagster: Dagster) -> bool:
+    """By two runs at the same moment: by one of them, with one new configuration; whether they raced."""
     model = dagster.models[MOVED]
     model.deploy(release := model.release(), model.register("second"))
+    before = model.config()
     with watched(model):
-        runs = dagster.at_once(*((model, job, release) for job in ("canary_step", "canary_step", "rollback")))
-    assert dagster.limited or dagster.overlapped(runs), "they did not race"
-    assert runs[-1].is_success, "a rollback comes to its end whatever else goes on"
+        runs = dagster.at_once(*((model, "canary_step", release) for _ in range(2)))
     entries = model.parts().ledger.read()
+    steps = [each for each in entries if each.release == release and each.action is Action.SET_TRAFFIC]
+    assert [each.phase for each in steps] == [Phase.INTENT, Phase.DONE]
+    assert model.config() == before + 1
     state = current_release(entries, release)
     assert state is not None
-    assert (state.stage, state.open_intent) == (Stage.ROLLED_BACK, None)
-    steps = [each for each in entries if each.release == release and each.action is Action.SET_TRAFFIC]
-    assert sum(each.phase is Phase.INTENT for each in steps) <= 1, "the same step is taken once"
+    assert (state.stage, state.step) == (Stage.RAMPING, 0)
+    return dagster.overlapped(runs)
+
+
+def one_release_is_moved_and_rolled_back(dagster: Dagster) -> bool:
+    """By two runs at the same moment: the rollback wins; whether they raced."""
+    model = dagster.models[MOVED]
+    state = model.parts().rollout.state()
+    assert state is not None
+    with watched(model):
+        runs = dagster.at_once(*((model, job, state.release) for job in ("canary_step", "rollback")))
+    assert runs[-1].is_success, "a rollback comes to its end whatever else goes on"
+    now = model.parts().rollout.state(state.release)
+    assert now is not None
+    assert (now.stage, now.open_intent) == (Stage.ROLLED_BACK, None)
     endpoint = model.parts().endpoint.read()
     assert endpoint is not None
     assert [entity.version for entity in endpoint.entities] == ["1"]
+    return dagster.overlapped(runs)
 
 
 def one_at_a_time(model: Model, policy: str, keys: Sequence[str], succeeded: Sequence[bool]) -> None:

@@ -1,6 +1,7 @@
 """What is done again by hand or after a death: registering twice, registering what has ended, calls without answer."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -10,6 +11,7 @@ from databricks.sdk.core import Config
 from release_pipeline.build import build_release
 from release_pipeline.errors import (
     EndpointError,
+    ModelInvalid,
     NoAnswer,
     NotConfigured,
     ReleasePipelineError,
@@ -69,15 +71,33 @@ def test_a_version_that_a_dead_run_registered_is_taken_and_not_made_again(model:
 def test_a_release_goes_on_whatever_became_of_the_run_in_which_its_model_was_logged(model: Model) -> None:
     client, spec, release = connect().mlflow, model.spec, model.release()
     tags = {TAG_RELEASE: release, tracking.TAG_NAME: spec.model.registered_name}
-    died = client.create_run(tracking.experiment_id(connect(), spec), tags=tags)
+    client.create_run(tracking.experiment_id(connect(), spec), tags=tags)
     assert tracking.find_run(connect(), spec, release) is None, "it died before its model was whole"
     run = log(model, release)
-    # An evaluation goes on with the run, and whoever kills it leaves it so; the run that died is newer by now.
+    # One that another run of the same release has begun meanwhile is newer.
+    client.create_run(tracking.experiment_id(connect(), spec), tags=tags)
+    # An evaluation goes on with the run, and whoever kills it leaves it so.
     for status in ("RUNNING", "FAILED", "KILLED"):
         client.update_run(run.run_id, status=status)
-        client.update_run(died.info.run_id, status="FINISHED")
         assert tracking.find_run(connect(), spec, release) == run
     assert materialise(model, release).success
+
+
+def test_versions_are_read_to_the_last_page(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [model.register("first") for _ in range(3)]
+    monkeypatch.setattr("release_pipeline.workspace.registry.PAGE_ROWS", 1)
+    registry = model.parts().registry
+    assert [version.version for version in registry.versions()] == made[::-1]
+    assert [version.version for version in registry.versions_of_run(model.logged("first").run_id)] == made[::-1]
+
+
+def test_a_model_that_cannot_reach_something_is_not_told_as_a_workspace_that_does_not_answer(
+    model: Model, tmp_path: Path
+) -> None:
+    source = tmp_path / "agent.py"
+    source.write_text(f"import requests\n\nrequests.get('http://127.0.0.1:{free_port()}/')\n")
+    with pytest.raises(ModelInvalid, match=r"agent\.py of .* could not be logged as a model: .*run the file by itself"):
+        tracking.log_model(connect(), model.spec, model.release(), source=source, config=None, folder=tmp_path)
 
 
 def test_a_version_that_never_became_ready_and_one_of_another_run_are_not_taken(

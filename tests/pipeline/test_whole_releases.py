@@ -122,6 +122,26 @@ CASES = {
         "the tool multiply says 42",
         "first: the tool multiply says 42",
     ),
+    # Its framework is installed apart: see tests/dspy.
+    "dspy_agent": Case(
+        "dspy_agent.py",
+        {"says": "first"},
+        QUESTION,
+        {
+            "output": [
+                {
+                    "type": "message",
+                    "id": "item-1",
+                    "role": "assistant",
+                    "content": [{"type": "output_text", "text": "first: the tool says 42", "annotations": []}],
+                },
+            ],
+            "custom_outputs": {"session": "s-1"},
+        },
+        (QUESTION,),
+        "the tool says 42",
+        "first: the tool says 42",
+    ),
     "openai_agent": Case(
         "openai_agent.py",
         {"says": "first"},
@@ -219,6 +239,11 @@ def text_of(stream: bytes) -> str:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["chat_agent", "table_model", "text_model", LANGGRAPH, "openai_agent"])
 def test_a_release_from_log_to_alias(name: str, make_project: Callable[[str], Project]) -> None:
+    goes_from_log_to_alias(name, make_project)
+
+
+def goes_from_log_to_alias(name: str, make_project: Callable[[str], Project]) -> None:
+    """A first release of a case's model, evaluated, asked and promoted."""
     case, release = CASES[name], "20260101-000001"
     project = make_project(name)
     model = project.model
