@@ -28,8 +28,8 @@ test: setup
 
 test-all: setup $(VENV)/spark/.installed $(VENV)/dspy/.installed $(VENV)/docs/.installed
 	$(BIN)/pytest -n 4 --dist worksteal -m slow --ignore tests/spark --ignore tests/dspy
-	PYTHONPATH=$(VENV)/spark $(BIN)/pytest -m slow tests/spark
-	PYTHONPATH=$(CURDIR)/$(VENV)/dspy $(BIN)/pytest -m slow tests/dspy
+	PYTHONPATH=$(CURDIR)/$(VENV)/dspy $(BIN)/pytest -m slow tests/dspy & dspy=$$!; \
+	    PYTHONPATH=$(VENV)/spark $(BIN)/pytest -m slow tests/spark; spark=$$?; wait $$dspy && exit $$spark
 
 # Every fault at every call of a release: more than half an hour.
 test-faults: setup

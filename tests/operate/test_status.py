@@ -153,11 +153,15 @@ def test_the_review_link_asks_for_what_the_gate_reads(workspace: RunningWorkspac
 
 @pytest.fixture
 def service() -> Iterator[str]:
-    """The address of a workspace that names no review page of its own, as Databricks'."""
+    """The address of a workspace that names no review page of its own, as Databricks'; its experiment 8 has an app."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = b'{"oidc_endpoint": "x", "workspace_id": "1"}'
+            said: dict[str, object] = {"oidc_endpoint": "x", "workspace_id": "1"}
+            if self.path.startswith("/api/2.0/managed-evals/review-apps?filter=experiment_id"):
+                asked = self.path.rpartition("%3D")[2]
+                said = {"review_apps": [{"review_app_id": "0a1b", "experiment_id": "8"}] if asked in "89" else []}
+            body = json.dumps(said).encode()
             self.send_response(200)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
@@ -183,3 +187,14 @@ def test_elsewhere_the_review_link_leads_to_the_playground(service: str, monkeyp
     links = endpoint_links(there, "a b", "7", [feedback("right", 0, 1)])
     assert links.review == f"{service}/ml/playground?endpointName=a%20b"
     assert links.traces == f"{service}/ml/experiments/7/traces"
+    assert endpoint_links(there, "a b").review == links.review
+    assert endpoint_links(there, "a b", "9").review == links.review, "the app of another experiment is not taken"
+
+
+def test_elsewhere_the_review_link_leads_to_the_experiments_review_app(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
+        monkeypatch.delenv(name)
+    there = Workspace(WorkspaceClient(host=service, token="unused"), service)
+    assert endpoint_links(there, "a b", "8").review == f"{service}/ml/review-v2/0a1b/chat"

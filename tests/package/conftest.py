@@ -73,13 +73,22 @@ class Environment:
         try:
             _wait_for(answers_at, process, log)
             yield
-            os.killpg(process.pid, signal.SIGINT)  # to all of them, as a terminal does
-            process.wait(SECONDS)
+            _interrupt(process)
             _wait_for_the_end_of(process.pid)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _interrupt(process: "subprocess.Popen[bytes]") -> None:
+    """Press Ctrl-C, and again where nothing ends: Dagster's own processes sometimes wait for each other."""
+    for _ in range(3):
+        os.killpg(process.pid, signal.SIGINT)  # to all of them, as a terminal does
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+            return
+    raise AssertionError("Ctrl-C did not end it")
 
 
 def _done(command: list[str], variables: dict[str, str]) -> None:

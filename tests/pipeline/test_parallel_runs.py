@@ -97,7 +97,8 @@ def dagster(
 ) -> Iterator[Dagster]:
     folder = tmp_path_factory.mktemp("parallel")
     models, letter = dict[str, Model](), "l" if request.param == "limits on" else "u"
-    for policy in (*POLICIES, MOVED):
+    policies = ("replace",) if request.param == "limits on" else POLICIES
+    for policy in (*policies, MOVED):
         second = "refuse" if policy == MOVED else policy
         name = f"parallel_{policy}_{letter}{os.getpid()}"
         file = write_folder(folder / name, name, ramp={"second_release": second})
@@ -181,7 +182,7 @@ def watched(model: Model) -> Iterator[None]:
 
 # One test, so that one Dagster is started for all of it, however tests are spread over processes.
 def test_of_runs_at_the_same_moment_one_at_a_time_acts_on_an_endpoint(dagster: Dagster) -> None:
-    raced = [two_releases_begin(policy, dagster) for policy in POLICIES]
+    raced = [two_releases_begin(policy, dagster) for policy in dagster.models if policy != MOVED]
     stepped = the_same_step_is_taken(dagster)
     raced.append(one_release_is_moved_and_rolled_back(dagster))
     # Without limits every race can be lost to a slow start of one of its processes, but not all of them.
@@ -200,19 +201,24 @@ def two_releases_begin(policy: str, dagster: Dagster) -> bool:
 
 
 def the_same_step_is_taken(dagster: Dagster) -> bool:
-    """By two runs at the same moment: by one of them, with one new configuration; whether they raced."""
+    """By two runs at the same moment: each step is taken by one of them; whether they raced.
+
+    One that comes late may find rows enough for the next step.
+    """
     model = dagster.models[MOVED]
     model.deploy(release := model.release(), model.register("second"))
     before = model.config()
     with watched(model):
         runs = dagster.at_once(*((model, "canary_step", release) for _ in range(2)))
     entries = model.parts().ledger.read()
-    steps = [each for each in entries if each.release == release and each.action is Action.SET_TRAFFIC]
-    assert [each.phase for each in steps] == [Phase.INTENT, Phase.DONE]
-    assert model.config() == before + 1
+    taken = [each for each in entries if each.release == release and each.action is Action.SET_TRAFFIC]
+    steps = [each.after["step"] for each in taken if each.phase is Phase.INTENT]
+    assert steps in ([0], [0, 1])
+    assert [each.phase for each in taken] == [Phase.INTENT, Phase.DONE] * len(steps)
+    assert model.config() == before + len(steps)
     state = current_release(entries, release)
     assert state is not None
-    assert (state.stage, state.step) == (Stage.RAMPING, 0)
+    assert (state.stage, state.step) == (Stage.RAMPING, steps[-1])
     return dagster.overlapped(runs)
 
 
