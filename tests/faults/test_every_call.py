@@ -91,7 +91,7 @@ def test_what_brings_a_release_back_comes_to_its_end(
     survives(Walk(scene, fault, writes), (transition,), record_property)
 
 
-@pytest.mark.parametrize(("fault", "writes"), faults(Fault.UPDATE_FAILED))
+@pytest.mark.parametrize(("fault", "writes"), faults(Fault.UPDATE_FAILED, in_test_all=()))
 @pytest.mark.parametrize("transition", SAID, ids=["approve", "pause", "close"])
 def test_what_is_only_written_down(
     fault: Fault, writes: bool, transition: Transition, scene: Scene, record_property: Record
