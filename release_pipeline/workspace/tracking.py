@@ -210,10 +210,11 @@ def log_model(
                 f"{str(error).splitlines()[0] if str(error) else ''}; run the file by itself to see the whole error."
             ) from error
         mlflow.set_tag(TAG_MODEL, info.model_uri)
-    made = find_run(workspace, spec, release)
-    if made is None or made.run_id != run.info.run_id:
-        raise WorkspaceError(f"{what} in MLflow run {run.info.run_id}, and cannot be found there; log it again.")
-    return made
+    with asking_mlflow(what):
+        noted = workspace.mlflow.get_run(run.info.run_id).data.tags.get(TAG_MODEL)
+    if noted != info.model_uri:
+        raise WorkspaceError(f"{what}, and MLflow run {run.info.run_id} does not say so; log it again.")
+    return ReleaseRun(run.info.run_id, run.info.experiment_id, info.model_uri, digest, None)
 
 
 def _is_of_workspace(error: BaseException, source: Path, folder: Path) -> bool:
@@ -227,7 +228,8 @@ def _is_of_workspace(error: BaseException, source: Path, folder: Path) -> bool:
         cause = below
         chain.append(cause)
     files = [Path(frame.f_code.co_filename) for each in chain for frame, _ in traceback.walk_tb(each.__traceback__)]
-    if any(file.name == source.name or file.is_relative_to(folder) for file in files):
+    own = [file for file in files if "site-packages" not in file.parts]  # an environment may lie in the folder
+    if any(file.name == source.name or file.is_relative_to(folder) for file in own):
         return False
     return any(isinstance(each, RestException | DatabricksError | RequestException | TimeoutError) for each in chain)
 
