@@ -20,7 +20,7 @@ class Figure:
     Attributes:
         name: What was measured.
         value: The number, in ``unit``.
-        unit: ``s``, ``ms``, ``MB``, ``1/s``, or ``x`` for a ratio.
+        unit: ``s``, ``ms``, ``MB``, ``1/s``, ``%``, or ``x`` for a ratio.
         at_most: The goal, where less is better.
         at_least: The goal, where more is better.
     """

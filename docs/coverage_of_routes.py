@@ -132,6 +132,7 @@ COVERAGE: dict[str, tuple[str, str]] = {
             ("GET", "acls/list", "list_acls"),
         )
     },
+    "GET /openapi.json": ("`/openapi.json`, then every route that it describes", "test_fuzzed_routes.py"),
     "GET /local/faults": ("`/local/faults`, read", "test_faults.py"),
     "GET /local/resources": ("`/local/resources`, read", "test_known_resources.py"),
     "PATCH /local/resources": ("`/local/resources`", "test_known_resources.py"),

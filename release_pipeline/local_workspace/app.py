@@ -17,11 +17,12 @@ from starlette.routing import Route
 from release_pipeline.local_workspace.access import Access
 from release_pipeline.local_workspace.auth import TokenAuth, WorkspaceIdHeader
 from release_pipeline.local_workspace.caller import Caller
-from release_pipeline.local_workspace.errors import ApiError
+from release_pipeline.local_workspace.errors import ApiError, InvalidParameter
 from release_pipeline.local_workspace.serving.endpoints import ServingEndpoints
 from release_pipeline.local_workspace.settings import Settings
 from release_pipeline.local_workspace.short_tokens import ShortTokens
 from release_pipeline.local_workspace.sql.engine import SqlEngine
+from release_pipeline.local_workspace.sql.failures import SqlFailure
 from release_pipeline.local_workspace.state.database import Database
 from release_pipeline.local_workspace.state.files import FileStore
 from release_pipeline.local_workspace.state.grants import Grants
@@ -32,6 +33,7 @@ from release_pipeline.local_workspace.state.registry import ModelRegistry
 from release_pipeline.local_workspace.state.secrets import SecretStore
 from release_pipeline.local_workspace.wire import (
     catalogs,
+    description,
     faults,
     files,
     identity,
@@ -149,6 +151,7 @@ def build_app(settings: Settings) -> Starlette:
         ],
         exception_handlers={
             ApiError: _answer_api_error,
+            SqlFailure: _answer_sql_failure,
             HTTPException: _answer_http_error,
             ClientDisconnect: _answer_nobody,
         },
@@ -159,16 +162,23 @@ def build_app(settings: Settings) -> Starlette:
 
 
 def all_routes(workspace: LocalWorkspace) -> list[Route]:
-    """Every route that the workspace answers; the mounted tracking server's catch-alls come last."""
+    """Every route that the workspace answers."""
     # The query routes lead: they are the ones whose speed matters, and routes are tried in order.
     parts = [queries, openai, serving, statements, tables, registry, files, identity, principals]
     parts += [catalogs, permissions, object_permissions, known_resources, secrets, faults, review, tracking]
-    return [route for part in parts for route in part.routes(workspace)]
+    routes = [route for part in parts for route in part.routes(workspace)]
+    return [*routes, *description.routes(workspace, lambda: routes)]
 
 
 async def _answer_api_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     return JSONResponse(error.body(), status_code=error.status)
+
+
+async def _answer_sql_failure(_: Request, error: Exception) -> JSONResponse:
+    # Of a name in a path; a statement's own failure is part of the statement's answer.
+    assert isinstance(error, SqlFailure)
+    return JSONResponse(InvalidParameter(error.message).body(), status_code=400)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> JSONResponse:

@@ -4,6 +4,9 @@ Everything else is refused before its handler is asked, so a new route is closed
 What the handlers refuse beyond that, by object, is in :mod:`access`.
 """
 
+import re
+from typing import Final
+
 from release_pipeline.local_workspace.caller import Caller
 
 _READ = frozenset({"GET", "HEAD"})
@@ -19,17 +22,21 @@ _SCOPED = (
     (_READ, "/api/2.0/serving-endpoints", "serving.serving-endpoints"),
 )
 
-# What a model version's own token opens: its resources, and the traces of its requests.
+# What a model version's own token opens: its resources, and writing the traces of its requests. Nothing of a trace that
+# is there: people's assessments are what a gate reads.
 _OWN = (
     (_ALL, "/api/2.0/sql/statements"),
     (_ALL, "/serving-endpoints/"),
     (_READ, "/api/2.0/serving-endpoints/"),
     (_READ, "/api/2.0/mlflow/experiments/get"),
     (_READ, "/api/2.0/mlflow/logged-models/"),
-    (_ALL | {"PATCH", "PUT"}, "/api/2.0/mlflow/traces"),
-    (_ALL | {"PATCH", "PUT"}, "/api/3.0/mlflow/traces"),
-    (_ALL | {"PUT"}, "/api/2.0/fs/files/WorkspaceInternal/Mlflow/Artifacts/"),
 )
+_TRACES = "/api/3.0/mlflow/traces"
+_TRACE_FILE = re.compile(
+    r"/api/2\.0/fs/files/WorkspaceInternal/Mlflow/Artifacts/([0-9]+)/Runs/traces/tr-[0-9a-f]+/artifacts/[\w.-]+"
+)
+#: The kind of resource that stands for the experiment of a model version's traces.
+EXPERIMENT: Final = "mlflow_experiment"
 
 
 def refusal(who: Caller, method: str, path: str) -> str | None:
@@ -39,6 +46,8 @@ def refusal(who: Caller, method: str, path: str) -> str | None:
     if who.scopes is None:
         if any(method in methods and path.startswith(beginning) for methods, beginning in _OWN):
             return None
+        if (method, path) == ("POST", _TRACES) or (method == "PUT" and _writes_trace(who, path)):
+            return None
         return f"The credentials of a served model do not open {method} {path.partition('?')[0]}."
     needed = next((scope for methods, start, scope in _SCOPED if method in methods and path.startswith(start)), None)
     if needed is None:
@@ -46,3 +55,8 @@ def refusal(who: Caller, method: str, path: str) -> str | None:
     if not any(needed == scope or needed.startswith(f"{scope}.") for scope in who.scopes):
         return f"Provided OAuth token does not have required scopes: {needed}"
     return None
+
+
+def _writes_trace(who: Caller, path: str) -> bool:
+    match = _TRACE_FILE.fullmatch(path)
+    return match is not None and (EXPERIMENT, match[1]) in (who.resources or ())

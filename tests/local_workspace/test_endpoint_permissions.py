@@ -48,6 +48,8 @@ def test_each_level_lets_do_what_its_name_says(
         lambda: serving.build_logs(name, "a"),
         lambda: serving.export_metrics(name),
         lambda: serving.get_open_api(name),
+        lambda: serving.get_permissions(endpoint_id),
+        lambda: serving.get_permission_levels(endpoint_id),
     ]
     manages: list[Callable[[], object]] = [
         lambda: serving.update_config(name, served_entities=[entity("a")]),

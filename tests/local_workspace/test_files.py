@@ -4,14 +4,18 @@ import contextlib
 import http.client
 import io
 import os
+import time
 import uuid
 from collections.abc import Iterator
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import AlreadyExists, BadRequest, NotFound, PermissionDenied, ResourceConflict
 
+from release_pipeline.local_workspace.errors import ApiError
+from release_pipeline.local_workspace.wire.files import LINK_SECONDS, Links
 from tests.conftest import RunningWorkspace
 
 MEBIBYTE = 1 << 20
@@ -152,6 +156,19 @@ def test_a_link_needs_no_token_but_its_own_signature(
         assert (answer.status_code, answer.json()["error_code"]) == (403, "PERMISSION_DENIED")
     assert session.post(create, params={"path": f"{folder}/none"}).status_code == 404
     assert session.post(create).status_code == 400
+
+
+def test_a_link_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    links, now = Links(), time.time()
+    link = urlsplit(links.sign("/Volumes/a b"))
+    assert link.path == "/presigned/files/Volumes/a%20b"
+    query = dict(parse_qsl(link.query))
+    for seconds in (0, LINK_SECONDS - 2):
+        monkeypatch.setattr(time, "time", lambda later=seconds: now + later)
+        links.check("/Volumes/a b", query)
+    monkeypatch.setattr(time, "time", lambda: now + LINK_SECONDS + 2)
+    with pytest.raises(ApiError, match="not any more"):
+        links.check("/Volumes/a b", query)
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,13 @@ def test_what_is_named_is_there_for_the_clients_that_ask(
         with pytest.raises(NotFound, match="'another' does not exist"):
             read("another")
     assert client.functions.get(FUNCTION).owner == client.current_user.me().user_name
-    levels = client.permissions.get_permission_levels("genie", "0123abcd").permission_levels
-    assert [each.permission_level.value for each in levels or []] == ["CAN_RUN", "CAN_EDIT", "CAN_MANAGE"]
+    for kind, each, known in (
+        ("genie", "0123abcd", ["CAN_RUN", "CAN_EDIT", "CAN_MANAGE"]),
+        ("apps", "front", ["CAN_USE", "CAN_MANAGE"]),
+        ("database-instances", "memory", ["CAN_USE", "CAN_MANAGE"]),
+    ):
+        levels = client.permissions.get_permission_levels(kind, each).permission_levels
+        assert [level.permission_level.value for level in levels or []] == known
     with pytest.raises(PermissionDenied, match="own user may say which resources exist"):
         person.client.api_client.do("PATCH", "/local/resources", body={"app": []})
     with pytest.raises(PermissionDenied, match="own user may change who may use"):
@@ -107,8 +112,9 @@ def test_each_that_a_version_declares_must_be_there_and_permitted(
         assert f"version {version} of model '{model}'" in str(why.value)
         return str(why.value)
 
-    # Of the others nothing is known, so nothing is refused for them.
-    assert f"The function '{FUNCTION}'" in refused(NotFound)
+    # Before anything of a kind was named, nothing is refused for it.
+    start_creating(client, endpoint, served)
+    client.serving_endpoints.delete(endpoint)
     name(**{kind: [] for kind in NAMES})
     missing = {f"{kind} '{(names or ['?'])[0]}'" for kind, names in NAMES.items()}
     told = refused(NotFound)

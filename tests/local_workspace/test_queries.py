@@ -158,6 +158,7 @@ def test_events_arrive_while_the_model_still_works(
     [
         ("break", "TimeoutError: the tool did not answer"),
         ("unfinished", "NotImplementedError: the tool is not written"),
+        ("cancelled", "CancelledError: a loop of its own was ended"),
     ],
 )
 def test_an_error_after_the_stream_began_is_its_last_event(
@@ -177,6 +178,16 @@ def test_an_error_before_the_first_event_is_an_ordinary_error(
 ) -> None:
     response = ask(workspace, shared_endpoint(AGENT), say("fail", stream=True))
     assert (response.status_code, response.json()["error_code"]) == (400, "BAD_REQUEST")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_wants_to_exit_has_failed_and_serves_on(
+    workspace: RunningWorkspace, shared_endpoint: Shared, stream: bool
+) -> None:
+    response = ask(workspace, shared_endpoint(AGENT), say("exit", stream=stream))
+    assert (response.status_code, response.json()["error_code"]) == (400, "BAD_REQUEST")
+    assert "SystemExit: asked to exit" in response.json()["message"]
+    assert ask(workspace, shared_endpoint(AGENT), say("hello")).status_code == 200
 
 
 def test_the_environment_of_a_model(workspace: RunningWorkspace, client: WorkspaceClient, endpoint_name: str) -> None:

@@ -95,6 +95,10 @@ def test_common_table_expressions_hide_tables_of_the_same_name(shared: SqlEngine
     inner = "WITH letters AS (SELECT id FROM letters WHERE id = 2) SELECT * FROM letters"
     assert rows(shared, inner) == [["2"]]
     assert rows(shared, "WITH a AS (SELECT 1 AS x), b AS (SELECT x + 1 AS y FROM a) SELECT * FROM b") == [["2"]]
+    assert rows(shared, "WITH A AS (SELECT 1 AS x) SELECT a.x, l.* FROM a JOIN A AS l ON a.x = l.x") == [["1", "1"]]
+    upward = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT n.i + 1 FROM n WHERE n.i < 3) SELECT max(i) FROM n"
+    assert rows(shared, upward) == [["3"]]
+    assert rows(shared, "WITH t(a, b) AS (SELECT 1, 2) SELECT t.b FROM t") == [["2"]]
 
 
 def test_merge_inserts_updates_and_expands_stars(engine: SqlEngine) -> None:

@@ -106,6 +106,14 @@ def test_an_experiment_name_must_be_absolute(workspace: RunningWorkspace) -> Non
         client.rename_experiment(experiment, "relative")
 
 
+@pytest.mark.parametrize("key", ["artifact_location", "artifactLocation"])
+def test_artifacts_go_nowhere_else(workspace: RunningWorkspace, tmp_path: Path, key: str) -> None:
+    body = {"name": f"/Shared/{uuid.uuid4().hex}", key: tmp_path.as_uri()}
+    answer = _post(workspace, "/api/2.0/mlflow/experiments/create", body)
+    assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+    assert "omit artifact_location" in answer.json()["message"]
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -1,5 +1,6 @@
 """The short-lived credentials of scoring processes: what they open, how they are renewed, and when they end."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from tests.local_workspace.conftest import AGENT, create, entity, said, say, tra
 
 pytestmark = pytest.mark.slow
 
+ARTIFACTS = "/WorkspaceInternal/Mlflow/Artifacts"
 NAME, HELPER = "reads-by-itself", "reader-helper"
 ALL, NOTHING = entity("all", READER, DECLARES_ALL), entity("nothing", READER, DECLARES_NOTHING)
 
@@ -53,6 +55,12 @@ def told(workspace: RunningWorkspace, endpoint: str, text: str) -> str:
 
 def credential_files(workspace: RunningWorkspace) -> set[Path]:
     return set((workspace.data_dir / "serving" / "credentials").glob("*/model-dependencies-oauth-token"))
+
+
+def trace_in(experiment: str) -> dict[str, object]:
+    place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment}}
+    info = {"trace_id": "tr-1", "trace_location": place, "request_time": "2026-11-21T00:00:00Z", "state": "OK"}
+    return {"trace": {"trace_info": info}}
 
 
 def token_in(file: Path) -> str:
@@ -109,6 +117,15 @@ def test_the_credentials_open_no_other_route_and_end_with_the_version(
         lambda: own.api_client.do("POST", "/api/2.0/mlflow/experiments/create", body={"name": "/Shared/x"}),
         lambda: own.serving_endpoints.delete(HELPER),
         lambda: own.serving_endpoints.get(NAME),
+        # Of traces it may write those of its own requests; what people say of them is not its to say.
+        lambda: own.api_client.do("POST", "/api/3.0/mlflow/traces", body=trace_in("999")),
+        lambda: own.api_client.do("POST", "/api/3.0/mlflow/traces/tr-1/assessments", body={}),
+        lambda: own.api_client.do("POST", "/api/3.0/mlflow/traces/search", body={}),
+        lambda: own.api_client.do("POST", "/api/2.0/mlflow/traces/delete-traces", body={"experiment_id": "0"}),
+        lambda: own.api_client.do("PATCH", "/api/3.0/mlflow/traces/tr-1/tags", body={"key": "k", "value": "v"}),
+        lambda: own.files.upload(f"{ARTIFACTS}/999/Runs/traces/tr-1/artifacts/traces.json", io.BytesIO(b"{}")),
+        lambda: own.files.upload(f"{ARTIFACTS}/0/Runs/1/artifacts/model.json", io.BytesIO(b"{}")),
+        lambda: own.files.download(f"{ARTIFACTS}/0/Runs/traces/tr-1/artifacts/traces.json"),
     ):
         with pytest.raises(PermissionDenied):
             call()

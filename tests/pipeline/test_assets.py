@@ -134,6 +134,10 @@ def test_the_chain_from_log_to_alias_and_back(project: Project) -> None:
     assert project.run("promote", first).success
     assert World.of(model).alias == "1"
     assert project.metadata("promoted_alias", first)["live_version"] == "1"
+    host, name = model.parts().workspace.host, model.spec.endpoint_name
+    links = project.metadata("deployed_endpoint", first)
+    assert str(links["review"]).startswith(f"{host}/review/{name}")
+    assert links["query_url"] == f"{host}/serving-endpoints/{name}/invocations"
 
     assert project.release(second, "second").success
     world = World.of(model)

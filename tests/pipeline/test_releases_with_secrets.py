@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import requests
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from release_pipeline.cli import main
 from release_pipeline.gate.verdict import Action
 from release_pipeline.spec_file import read_spec
 from tests.conftest import RunningWorkspace
+from tests.local_workspace.conftest import wait_for
 from tests.pipeline.checkpoint import World
 from tests.pipeline.conftest import Model, write_folder
 from tests.pipeline.test_assets import Project
@@ -64,11 +66,28 @@ def _unused(config: str) -> Any:
     raise AssertionError("the chain logs its models itself")
 
 
-def asked(model: Model, text: str) -> requests.Response:
+def asked(model: Model, text: str, **options: Any) -> requests.Response:
     """The endpoint's answer to one request."""
     headers = {"Authorization": f"Bearer {os.environ['DATABRICKS_TOKEN']}"}
-    body = {"input": [{"role": "user", "content": text}]}
+    body = {"input": [{"role": "user", "content": text}], "databricks_options": options}
     return requests.post(model.parts().endpoint.query_url, json=body, headers=headers, timeout=60)
+
+
+def traces_of(request_id: str, experiment: str) -> str:
+    """The trace of a request, whole, as the tracking server gives it back."""
+
+    def stored() -> list[Any]:
+        wanted = f"trace.client_request_id = '{request_id}'"
+        return list(mlflow.search_traces(locations=[experiment], filter_string=wanted, return_type="list"))
+
+    (trace,) = wait_for(stored)
+    return str(trace.to_json())
+
+
+def trace_files(workspace: RunningWorkspace) -> str:
+    """Everything that the tracking server keeps of traces: its database and the files beside it."""
+    files = [*workspace.data_dir.glob("mlflow.db*"), *workspace.data_dir.glob("files/**/traces.json")]
+    return "\n".join(file.read_bytes().decode(errors="replace") for file in files)
 
 
 @pytest.mark.timeout(300)
@@ -79,8 +98,9 @@ def test_the_served_model_has_the_secret_and_nothing_else_has_it(
     assert project.run("release", RELEASE).success
     signed = hmac.new(value.encode(), b"hello", hashlib.sha256).hexdigest()
     assert asked(model, "hello").json()["output"][0]["content"][0]["text"] == signed
-    broken = asked(model, "break")
+    broken = asked(model, "break", return_trace=True)
     assert (broken.status_code, value in broken.text) == (400, False)
+    broken_id = broken.headers["x-request-id"]
     project.until(RELEASE, Action.PROMOTE)
     assert project.run("promote", RELEASE).success
     assert World.of(model).shares == {"1": 100}
@@ -90,6 +110,7 @@ def test_the_served_model_has_the_secret_and_nothing_else_has_it(
     assert version is not None
     assert served is not None
     run, entity = parts.workspace.mlflow.get_run(version.run_id), served.entities[0].name
+    failed = traces_of(broken_id, run.info.experiment_id)
     logs = [
         CliRunner().invoke(main, ["logs", spec.name, "--spec", str(project.file), *more]).output
         for more in ([], ["--build"])
@@ -108,6 +129,8 @@ def test_the_served_model_has_the_secret_and_nothing_else_has_it(
         "the log": (logs[0], "signing with "),
         "the build log": (logs[1], entity),
         "the server's log": (workspace.log(), ""),
+        "the trace of what failed": (failed, "cannot sign with [REDACTED]"),
+        "every trace in the workspace's files": (trace_files(workspace), broken_id),
         **{
             table: (json.dumps(parts.workspace.warehouse.execute(f"SELECT * FROM {table}"), default=str), held)
             for table, held in (

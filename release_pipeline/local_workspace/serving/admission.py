@@ -77,8 +77,7 @@ class Admission:
         model = f"version {entity.entity_version} of model '{entity.entity_name}'"
         for kind, resource in read_declared(path).resources:
             check = self._checks.get(kind)
-            # Kinds of which nothing is known are not its to check.
-            if kind in KINDS and kind != "function" and self._workspace.known_resources.names(kind) is None:
+            if not self._knows(kind, resource):
                 continue
             for name in names if check is not None else ():
                 assert check is not None
@@ -93,6 +92,13 @@ class Admission:
                         f"User {name} does not have {' and '.join(lacking)}, "
                         f"which {model} needs for the {kind} '{resource}' among its resources."
                     )
+
+    def _knows(self, kind: str, resource: str) -> bool:
+        """Whether it can say who may use a resource; a kind of which nothing was named is taken unseen."""
+        if kind not in KINDS or self._workspace.known_resources.names(kind) is not None:
+            return True
+        # Models are functions, too, as Unity Catalog has it.
+        return kind == "function" and self._workspace.registry.has_model(resource)
 
     def _endpoint(self, who: str, name: str) -> list[str]:
         allowed = self._workspace.access.has_endpoint(who, self._workspace.serving.get(name), "CAN_QUERY")

@@ -151,7 +151,7 @@ def _parse_entity(item: Any, creator: str, now_ms: int) -> ServedEntity:
         raise InvalidParameter(
             f"Served entity {entity_name!r}: entity_name must be a Unity Catalog model, catalog.schema.model."
         )
-    if not version.isdigit():
+    if not (version.isascii() and version.isdecimal() and len(version) < 19):
         raise InvalidParameter(f"Served entity {entity_name!r}: entity_version must be a number, got {version!r}.")
     name = str(item.get("name") or f"{entity_name.rsplit('.', 1)[1]}-{version}")
     if not ENTITY_NAME.fullmatch(name):

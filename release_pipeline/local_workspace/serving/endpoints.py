@@ -276,8 +276,8 @@ class ServingEndpoints:
         async with self._changes:
             if all(outcomes) and not fails:
                 record.config, record.pending, record.config_update = pending, None, NOT_UPDATING
+                endpoint.activate()  # with no pause in between: whoever sees the one must find the other
                 await self.save(endpoint)
-                endpoint.activate()
                 await self._note_served(endpoint)
             else:
                 record.config_update = UPDATE_FAILED

@@ -20,6 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATABRICKS_MODEL_SERVING_ENDPOINT_NA
 from release_pipeline.local_workspace.serving.invoker import acting_for
 from release_pipeline.local_workspace.serving.redaction import describe, redact
 from release_pipeline.local_workspace.serving.scoring_error import ScoringError
+from release_pipeline.local_workspace.serving.span_redaction import hide_secrets
 from release_pipeline.local_workspace.serving.worker_protocol import WorkerOrder
 
 # Fields that the platform reads and a model's schema does not know.
@@ -67,7 +68,7 @@ class ServedModel:
         try:
             with self._request(request_id, invoker) as asked:
                 answer = scoring_server.invocations(data, content_type, self._model, self._input_schema)  # type: ignore[no-untyped-call]
-        except Exception as error:
+        except BaseException as error:  # also SystemExit, and CancelledError of a loop of the model's own
             raise _scoring_error(error) from error
         if answer.status != 200:
             raise ScoringError(answer.status, "BAD_REQUEST", answer.response)
@@ -97,7 +98,9 @@ class ServedModel:
                     yield json.dumps(event).encode()
             if _asks_for_trace(body):
                 yield json.dumps({"databricks_output": asked.output(trace=True)}).encode()
-        except Exception as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:
             if isinstance(error, NotImplementedError) and not begun:  # what MLflow raises for a model without a stream
                 raise ScoringError(400, "BAD_REQUEST", "The model does not support streaming.") from error
             raise _scoring_error(error) from error
@@ -152,7 +155,7 @@ class _traced:
 def load_served_model(order: WorkerOrder) -> ServedModel:
     """Load the model in this process and turn tracing on or off for it."""
     if order.traced:
-        mlflow.tracing.configure(span_processors=[_note_trace])
+        mlflow.tracing.configure(span_processors=[hide_secrets, _note_trace])
         # Set once: otherwise mlflow asks the server for the experiment before every single trace.
         mlflow.set_experiment(experiment_id=os.environ["MLFLOW_EXPERIMENT_ID"])
     else:
@@ -179,7 +182,7 @@ def _note_trace(span: Any) -> None:
             asked.traces.append(trace)
 
 
-def _scoring_error(error: Exception) -> ScoringError:
+def _scoring_error(error: BaseException) -> ScoringError:
     if not isinstance(error, MlflowException):
         return ScoringError(400, "BAD_REQUEST", describe(error))
     cause = error.__context__

@@ -94,6 +94,9 @@ class ScoringApp:
                     loop.call_soon_threadsafe(events.put_nowait, event)
             except ScoringError as error:
                 last = error
+            except BaseException as error:  # whatever it is, somebody waits for the end of the stream
+                last = ScoringError(500, "INTERNAL_ERROR", "The stream could not be made.")
+                last.__cause__ = error
             loop.call_soon_threadsafe(events.put_nowait, last)
 
         self._threads.submit(produce)
@@ -123,7 +126,7 @@ def _parse(raw: bytes, content_type: str) -> dict[str, Any] | bytes:
         return raw
     try:
         body = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ScoringError(400, "BAD_REQUEST", "The request body is not valid JSON.") from error
     if not isinstance(body, dict):
         raise ScoringError(400, "BAD_REQUEST", "The request body must be a JSON object.")

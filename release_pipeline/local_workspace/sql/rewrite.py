@@ -87,7 +87,10 @@ class Rewriter:
     def _rewritten(self, tree: exp.Expr, target: exp.Table | None) -> exp.Expr:
         if isinstance(tree, exp.Query):
             self._once |= _name_projections(tree, self.parameters)
-        sources = [node for node in tree.find_all(exp.Table) if not _is_cte(node)]
+        tables = list(tree.find_all(exp.Table))
+        queries = [node for node in tables if _is_cte(node)]
+        sources = [node for node in tables if not any(node is query for query in queries)]
+        _rename_ctes(tree, queries)
         names = {id(node): self.table_name(node) for node in sources if isinstance(node.this, exp.Identifier)}
         _shorten_columns(tree, list(names.values()))
         for node in sources:
@@ -227,6 +230,23 @@ def _is_cte(table: exp.Table) -> bool:
                     return True
         below, above = above, above.parent
     return False
+
+
+def _rename_ctes(tree: exp.Expr, references: list[exp.Table]) -> None:
+    """Give common table expressions names that nothing of the engine's own has.
+
+    Should DuckDB not see one where `_is_cte` does, it then finds nothing, and not a view of the engine.
+    """
+    for node in references:
+        if not node.args.get("alias"):
+            node.set("alias", exp.TableAlias(this=exp.to_identifier(node.name, quoted=True)))
+        node.set("this", _cte_identifier(node.name))
+    for cte in tree.find_all(exp.CTE):
+        cte.args["alias"].set("this", _cte_identifier(cte.alias))
+
+
+def _cte_identifier(name: str) -> exp.Identifier:
+    return exp.to_identifier(f"cte {name.lower()}", quoted=True)
 
 
 def _contains(ancestor: exp.Expr, node: exp.Expr) -> bool:

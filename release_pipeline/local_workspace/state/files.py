@@ -5,8 +5,12 @@ import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from release_pipeline.local_workspace.errors import ApiError, Conflict, InvalidParameter
+
+LONGEST_PATH: Final = 2_000
+"""Bytes of a path; what systems take in all, data folder included, is 4,096."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,15 @@ class FileStore:
 
         Raises:
             InvalidParameter: The path is not absolute, or a part of it is ``.`` or ``..``, too long, or holds a
-                backslash or a NUL.
+                backslash, a NUL or half a surrogate pair.
         """
         parts = [part for part in path.split("/") if part]
         if not path.startswith("/") or not parts:
             raise InvalidParameter(f"The path {path!r} must be absolute and name something below the root.")
+        if len(path.encode(errors="replace")) > LONGEST_PATH:
+            raise InvalidParameter(f"A path has at most {LONGEST_PATH} bytes; this one begins with {path[:80]!r}.")
         for part in parts:
-            if part in (".", "..") or "\\" in part or "\0" in part or len(part.encode()) > 255:
+            if part in (".", "..") or "\\" in part or "\0" in part or not _is_text(part) or len(part.encode()) > 255:
                 raise InvalidParameter(f"The path {path!r} holds the part {part!r}, which is not allowed.")
         return self._root.joinpath(*parts)
 
@@ -102,6 +108,14 @@ class FileStore:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise Conflict(f"The path {path} has a parent that is a file; nothing can be below a file.") from None
+
+
+def _is_text(part: str) -> bool:
+    try:
+        part.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _entry(base: str, item: "os.DirEntry[str]") -> Entry:

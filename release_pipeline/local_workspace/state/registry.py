@@ -101,6 +101,11 @@ class ModelRegistry:
         with self._database.transaction() as connection:
             return _model(connection, name)
 
+    def has_model(self, name: str) -> bool:
+        """Whether there is a model of that name."""
+        with self._database.transaction() as connection:
+            return connection.execute("SELECT 1 FROM registered_models WHERE name = ?", (name,)).fetchone() is not None
+
     def models(self, offset: int, limit: int) -> list[RegisteredModel]:
         """Models by name, from the ``offset``-th on."""
         with self._database.transaction() as connection:

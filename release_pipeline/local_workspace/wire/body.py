@@ -4,12 +4,16 @@ Every field whose kind a handler relies on is read through here: a wrong kind th
 clients repeat for minutes.
 """
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
 
 from release_pipeline.local_workspace.errors import ApiError, InvalidParameter
+from release_pipeline.local_workspace.json_text import read_json
+
+#: Digits of the largest number that is read from a text; a few more than sqlite's integers could hold are none.
+_MOST_DIGITS = 18
 
 
 async def json_object(request: Request) -> dict[str, Any]:
@@ -21,7 +25,7 @@ async def json_object(request: Request) -> dict[str, Any]:
     """
     raw = await request.body()
     try:
-        body = json.loads(raw) if raw else {}
+        body = read_json(raw) if raw else {}
     except ValueError:
         raise ApiError("The request's body is not valid JSON.", error_code="MALFORMED_REQUEST") from None
     if not isinstance(body, dict):
@@ -43,6 +47,19 @@ def text(body: dict[str, Any], key: str, default: str | None = None) -> str:
     if not isinstance(value, str) or (default is None and not value):
         raise InvalidParameter(f"The field {key!r} is missing, empty or no text.")
     return value
+
+
+def whole(body: Mapping[str, Any], key: str, default: int) -> int:
+    """A field that is a whole number, 0 or more, or the text of one; missing, null or empty, the default.
+
+    Raises:
+        InvalidParameter: The field is something else.
+    """
+    value = body.get(key)
+    number = str(default if value is None or value == "" else value)
+    if isinstance(value, bool) or not (number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS):
+        raise InvalidParameter(f"The field {key!r} is not a number that this server could have meant.")
+    return int(number)
 
 
 def mapping(body: dict[str, Any], key: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from release_pipeline.local_workspace.errors import ApiError, InvalidParameter
 from release_pipeline.local_workspace.state.registry import PENDING
-from release_pipeline.local_workspace.wire.body import json_object, text
+from release_pipeline.local_workspace.wire.body import json_object, text, whole
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
@@ -25,13 +25,13 @@ _FILES, _FOLDERS = "/api/2.0/fs/files", "/api/2.0/fs/directories"
 # How much of an upload is gathered before it is written: one trip to a thread per mebibyte.
 _WRITE_BYTES = 1 << 20
 _PAGE_ENTRIES = 1_000
-_LINK_SECONDS = 900
+LINK_SECONDS = 900
 
 
 def routes(workspace: "LocalWorkspace") -> list[Route]:
     """Files and folders below any root; the files of a READY model version cannot be changed."""
     store = workspace.files
-    links = _Links()
+    links = Links()
 
     def existing(path: str) -> Path:
         local = store.local_path(path)
@@ -160,17 +160,19 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
     ]
 
 
-class _Links:
+class Links:
     """Links to one file each, valid for a quarter of an hour, and not after a restart of the server."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
 
     def sign(self, path: str) -> str:
-        expires = str(int(time.time()) + _LINK_SECONDS)
+        """The link to a file, without the workspace's address."""
+        expires = str(int(time.time()) + LINK_SECONDS)
         return f"/presigned/files{quote(path)}?expires={expires}&signature={self._signature(path, expires)}"
 
     def check(self, path: str, query: Mapping[str, str]) -> None:
+        """Raises ApiError, 403, where the query of a link to a path is not genuine, or its time is over."""
         expires, signature = query.get("expires", ""), query.get("signature", "")
         genuine = hmac.compare_digest(signature.encode(), self._signature(path, expires).encode())
         if not genuine or int(expires) < time.time():
@@ -197,8 +199,5 @@ def _path(request: Request) -> str:
 
 
 def _page(request: Request) -> tuple[int, int]:
-    start = request.query_params.get("page_token", "") or "0"
-    size = request.query_params.get("page_size", "") or str(_PAGE_ENTRIES)
-    if not (start.isdecimal() and size.isdecimal()):
-        raise InvalidParameter("The page_token or page_size is not a number that this server could have meant.")
-    return int(start), min(int(size) or _PAGE_ENTRIES, _PAGE_ENTRIES)
+    size = whole(request.query_params, "page_size", _PAGE_ENTRIES)
+    return whole(request.query_params, "page_token", 0), min(size or _PAGE_ENTRIES, _PAGE_ENTRIES)

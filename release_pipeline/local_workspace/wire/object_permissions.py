@@ -41,6 +41,8 @@ class _Kind(Protocol):
 
     def owner(self, object_id: str) -> str: ...
 
+    def require_view(self, object_id: str) -> None: ...
+
     async def check(self, object_id: str) -> None: ...
 
     async def read(self, object_id: str) -> list[dict[str, str]]: ...
@@ -59,6 +61,9 @@ class _Endpoints:
 
     def owner(self, object_id: str) -> str:
         return self._serving.by_id(object_id).record.creator
+
+    def require_view(self, object_id: str) -> None:
+        self._access.require_endpoint(self._serving.by_id(object_id), "CAN_VIEW")
 
     async def check(self, object_id: str) -> None:
         self._access.require_endpoint(self._serving.by_id(object_id), "CAN_MANAGE")
@@ -85,6 +90,9 @@ class _Warehouses:
         require_warehouse(object_id)
         return self._owner
 
+    def require_view(self, object_id: str) -> None:
+        """Everybody may see it."""
+
     async def check(self, object_id: str) -> None:
         require_owner("change who may use a warehouse")
 
@@ -107,6 +115,9 @@ class _Named:
     def owner(self, object_id: str) -> str:
         require_known(self._workspace, self._kind, object_id)
         return self._workspace.settings.user_name
+
+    def require_view(self, object_id: str) -> None:
+        """Everybody may see it."""
 
     async def check(self, object_id: str) -> None:
         require_owner(f"change who may use what is a {self._kind}")
@@ -154,10 +165,12 @@ def _routes(workspace: "LocalWorkspace", object_type: str, kind: _Kind) -> list[
     async def get(request: Request) -> Response:
         object_id = request.path_params["id"]
         kind.owner(object_id)
+        kind.require_view(object_id)
         return JSONResponse(view(object_id, await kind.read(object_id)))
 
     async def levels(request: Request) -> Response:
         kind.owner(request.path_params["id"])
+        kind.require_view(request.path_params["id"])
         known = [{"permission_level": level, "description": text} for level, text in kind.levels.items()]
         return JSONResponse({"permission_levels": known})
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from release_pipeline.local_workspace.access import require_owner
 from release_pipeline.local_workspace.errors import InvalidParameter, NotFound
 from release_pipeline.local_workspace.state.principals import SERVICE_PRINCIPAL, USER, Principal
-from release_pipeline.local_workspace.wire.body import json_object, text
+from release_pipeline.local_workspace.wire.body import json_object, text, whole
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
@@ -111,7 +111,7 @@ def me_view(principal: Principal) -> dict[str, Any]:
 
 
 def _number(request: Request, key: str, default: int) -> int:
-    value = request.query_params.get(key, str(default))
-    if not value.isdigit() or int(value) < 1:
+    value = whole(request.query_params, key, default)
+    if value < 1:
         raise InvalidParameter(f"The field {key!r} must be a whole number from 1.")
-    return int(value)
+    return value

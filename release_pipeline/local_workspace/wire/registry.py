@@ -17,7 +17,7 @@ from release_pipeline.local_workspace.state.registry import (
     check_model_name,
     version_folder,
 )
-from release_pipeline.local_workspace.wire.body import json_object, objects, text
+from release_pipeline.local_workspace.wire.body import json_object, objects, text, whole
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
@@ -227,10 +227,10 @@ def _tags(body: Body) -> dict[str, str]:
 
 
 def _page(body: Body, default: int) -> tuple[int, int]:
-    offset, limit = text(body, "page_token", "") or "0", text(body, "max_results", str(default))
-    if not (offset.isdecimal() and limit.isdecimal() and 0 < int(limit) <= 10_000):
-        raise InvalidParameter("The page_token or max_results is not one that this server could have meant.")
-    return int(offset), int(limit)
+    limit = whole(body, "max_results", default)
+    if not 0 < limit <= 10_000:
+        raise InvalidParameter("The field 'max_results' must be a number from 1 to 10000.")
+    return whole(body, "page_token", 0), limit
 
 
 def _next_page(offset: int, limit: int, found: int) -> Body:

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import re
 from typing import TYPE_CHECKING
 
@@ -69,7 +68,7 @@ def _secrets(workspace: "LocalWorkspace") -> list[Route]:
         else:
             try:
                 value = base64.b64decode(text(body, "bytes_value", ""), validate=True)
-            except binascii.Error:
+            except ValueError:
                 raise InvalidParameter("The field 'bytes_value' is not base64.") from None
         if len(value) > MOST_BYTES:
             raise ApiError(

@@ -10,7 +10,6 @@ from starlette.routing import Route
 
 from release_pipeline.local_workspace.errors import InvalidParameter, NotFound
 from release_pipeline.local_workspace.sql.catalog import TableInfo
-from release_pipeline.local_workspace.sql.failures import SqlFailure
 from release_pipeline.local_workspace.sql.result_values import catalog_type
 
 if TYPE_CHECKING:
@@ -27,10 +26,7 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
         full_name = request.path_params["full_name"]
         if full_name.count(".") != 2:
             raise InvalidParameter(f"The table name {full_name!r} must be of the form catalog.schema.table.")
-        try:
-            return await asyncio.to_thread(workspace.sql.table, full_name)
-        except SqlFailure as failure:
-            raise InvalidParameter(failure.message) from None
+        return await asyncio.to_thread(workspace.sql.table, full_name)
 
     async def get(request: Request) -> JSONResponse:
         info = await find(request)

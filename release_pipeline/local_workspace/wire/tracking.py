@@ -1,7 +1,6 @@
 """MLflow tracking: mlflow's own server application, mounted, with the service's checks in front of it."""
 
 import asyncio
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +12,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from release_pipeline.local_workspace.errors import InvalidParameter
+from release_pipeline.local_workspace.caller import current_caller
+from release_pipeline.local_workspace.errors import InvalidParameter, PermissionDenied
+from release_pipeline.local_workspace.json_text import read_json
+from release_pipeline.local_workspace.scopes import EXPERIMENT
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
@@ -72,6 +74,7 @@ class _Checked:
             ):
                 raise InvalidParameter("The request's body must be a JSON object.")
             check_body(scope["path"], body)
+            _check_trace_of_model(scope["path"], body)
             receive = _replay(raw, receive)
         else:
             query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -81,7 +84,7 @@ class _Checked:
 
 
 def check_body(path: str, body: Any) -> None:
-    """Raises InvalidParameter for an experiment id that is not a number and for a relative experiment name.
+    """Raises InvalidParameter for an experiment id that is no number, a relative name, and a place for its artifacts.
 
     A trace without an experiment comes from a process that has none set, for example a scoring process.
     """
@@ -90,16 +93,34 @@ def check_body(path: str, body: Any) -> None:
     ids = [body["experiment_id"]] if "experiment_id" in body else []
     ids += body["experiment_ids"] if isinstance(body.get("experiment_ids"), list) else []
     if path.endswith("/mlflow/traces"):
-        ids.append(_at(body, "trace", "trace_info", "trace_location", "mlflow_experiment", "experiment_id"))
+        ids.append(_trace_experiment(body))
     if isinstance(body.get("locations"), list):
         ids += [_at(place, "mlflow_experiment", "experiment_id") for place in body["locations"]]
     _check_experiment_ids(ids)
+    if path.endswith("/experiments/create") and any(body.get(key) for key in ("artifact_location", "artifactLocation")):
+        raise InvalidParameter("The local workspace keeps all artifacts below its own folder; omit artifact_location.")
     renamed = body.get("new_name") if path.endswith("/experiments/update") else None
     name = body.get("name") if path.endswith("/experiments/create") else renamed
     if isinstance(name, str) and not name.startswith("/"):
         raise InvalidParameter(
             f"The experiment name {name!r} must be an absolute path, such as /Users/<user>/{name} or /Shared/{name}."
         )
+
+
+def _check_trace_of_model(path: str, body: Any) -> None:
+    """Raises PermissionDenied where a served model writes a trace into an experiment that is not its own."""
+    who = current_caller()
+    if who is None or who.resources is None or not path.endswith("/mlflow/traces"):
+        return
+    experiment = _trace_experiment(body)
+    if (EXPERIMENT, str(experiment)) not in who.resources:
+        raise PermissionDenied(
+            f"A served model writes its traces into the experiment of its MLFLOW_EXPERIMENT_ID, not {experiment!r}."
+        )
+
+
+def _trace_experiment(body: Any) -> Any:
+    return _at(body, "trace", "trace_info", "trace_location", "mlflow_experiment", "experiment_id")
 
 
 def _check_experiment_ids(ids: list[Any]) -> None:
@@ -119,7 +140,7 @@ def _at(body: Any, *keys: str) -> Any:
 
 def _parsed(raw: bytes) -> Any:
     try:
-        return json.loads(raw)
+        return read_json(raw)
     except ValueError:
         return None  # Not JSON: mlflow's server has its own words for that, and protobuf bodies are its own too.
 

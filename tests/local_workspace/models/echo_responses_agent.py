@@ -1,8 +1,10 @@
 """A ResponsesAgent that repeats what it is told, or misbehaves when it is told to."""
 
+import asyncio
 import base64
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Generator
 
@@ -23,6 +25,8 @@ class EchoAgent(ResponsesAgent):
         text = _last_text(request)
         if text == "fail":
             raise ValueError(f"asked to fail, token {_credentials()}")
+        if text == "exit":
+            sys.exit("asked to exit")
         if text.startswith("tell "):
             _tell(text)
         if text.startswith("length "):
@@ -44,12 +48,16 @@ class EchoAgent(ResponsesAgent):
         text = _last_text(request)
         if text == "fail":
             raise ValueError("asked to fail")
+        if text == "exit":
+            sys.exit("asked to exit")
         if text.startswith("tell "):
             _tell(text)
         words = ["echo:", *text.split()]
         for number, word in enumerate(words):
             if word == "break":
                 raise TimeoutError("the tool did not answer")
+            if word == "cancelled":
+                raise asyncio.CancelledError("a loop of its own was ended")
             if word == "unfinished":
                 raise NotImplementedError("the tool is not written")
             if word == "die":

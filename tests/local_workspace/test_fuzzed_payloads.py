@@ -1,0 +1,73 @@
+"""Bodies that no client would send, to a model of tables and to an agent: an answer each, and never a 5xx."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import RunningWorkspace
+from tests.local_workspace.conftest import AGENT, PLAIN, say
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_SECONDS = 60.0
+#: Words that the echo agent takes as orders are no part of them.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).map(lambda text: f"«{text}»")
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+MESSAGES = st.lists(st.fixed_dictionaries({"role": TEXTS | st.just("user"), "content": VALUES}), max_size=3)
+TABLE = st.fixed_dictionaries({"columns": st.lists(st.just("x"), max_size=2), "data": VALUES})
+FIELDS = {
+    "dataframe_records": VALUES | st.lists(st.fixed_dictionaries({"x": VALUES}), max_size=3),
+    "dataframe_split": VALUES | TABLE,
+    "inputs": VALUES,
+    "instances": VALUES,
+    "input": VALUES | MESSAGES,
+    "messages": VALUES | MESSAGES,
+    "params": VALUES,
+    "stream": VALUES,
+    "context": VALUES,
+    "custom_inputs": VALUES,
+    "client_request_id": VALUES,
+    "databricks_options": VALUES | st.fixed_dictionaries({"return_trace": VALUES}),
+}
+OBJECTS = st.fixed_dictionaries({}, optional=FIELDS) | st.dictionaries(TEXTS, VALUES, max_size=3)
+BODIES = OBJECTS.map(lambda body: json.dumps(body).encode()) | VALUES.map(json.dumps).map(str.encode) | st.binary()
+TYPES = st.sampled_from(["application/json", "application/json; charset=utf-8", "text/csv", "text/plain", "x", ""])
+
+
+@pytest.mark.parametrize("model", [PLAIN, AGENT])
+def test_any_body_gets_an_answer(
+    workspace: RunningWorkspace, shared_endpoint: Callable[[str], str], model: str
+) -> None:
+    url = f"{workspace.url}/serving-endpoints/{shared_endpoint(model)}/invocations"
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {workspace.token}"
+    failed: list[tuple[int, bytes, str, str]] = []
+
+    @settings(
+        max_examples=150,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(BODIES, TYPES)
+    def ask(body: bytes, content_type: str) -> None:
+        answer = session.post(url, data=body, headers={"Content-Type": content_type}, timeout=PATIENCE_SECONDS)
+        if answer.status_code >= 500:
+            failed.append((answer.status_code, body, content_type, answer.text[:300]))
+
+    with session:
+        ask()
+        assert failed == []
+        good: dict[str, Any] = {PLAIN: {"dataframe_records": [{"x": 1.5}]}, AGENT: say("hello")}
+        assert session.post(url, json=good[model], timeout=PATIENCE_SECONDS).status_code == 200

@@ -1,0 +1,164 @@
+"""What nobody would send: schemathesis asks every route that the workspace describes; what is worse is written out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import APIOperation, Case, GenerationMode
+
+from release_pipeline.local_workspace.serving.foundation_model import ENDPOINT
+from tests.conftest import RunningWorkspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+MODEL = "main.default.fuzzed"
+#: Beside what schemathesis makes up for a part of a path, what is there, so that a request gets past the first look.
+KNOWN = {
+    "name": [ENDPOINT, "main"],
+    "entity": [ENDPOINT, "feedback"],
+    "full_name": ["main", "main.default", "main.default.fuzzed_rows", MODEL],
+    "type": ["catalog", "schema", "table", "function"],
+    "warehouse_id": ["local"],
+    "id": ["local", "1"],
+    "path": ["/Volumes/a/b.txt", "/Volumes", "/Volumes/a"],
+    "index": ["0", "1"],
+    "file": ["page.js"],
+    "endpoint": [ENDPOINT],
+}
+#: The same for the fields of bodies and queries.
+FIELDS: dict[str, list[Any]] = {
+    "name": [MODEL, ENDPOINT],
+    "version": ["1", 1],
+    "alias": ["champion"],
+    "key": ["k"],
+    "value": ["v"],
+    "scope": ["fuzzed"],
+    "principal": ["developer@localhost", "users"],
+    "permission": ["READ"],
+    "string_value": ["secret"],
+    "warehouse_id": ["local"],
+    "statement": ["SELECT 1", "SELECT * FROM main.default.fuzzed_rows WHERE x = :x", "SHOW TABLES"],
+    "wait_timeout": ["0s", "10s"],
+    "catalog_name": ["main"],
+    "schema_name": ["default"],
+    "user_name": ["ada@example.com", "developer@localhost"],
+    "source": ["dbfs:/databricks/mlflow-tracking/0/a/artifacts/model"],
+    "max_results": [10],
+    "filter": [f"name='{MODEL}'"],
+    "path": ["/Volumes/a/b.txt"],
+    "messages": [[{"role": "user", "content": "hello"}]],
+    "input": [[{"role": "user", "content": "hello"}]],
+    "model": [ENDPOINT],
+    "served_entities": [[{"entity_name": MODEL, "entity_version": "1"}]],
+    "tags": [[{"key": "k", "value": "v"}]],
+    "add_tags": [[{"key": "k", "value": "v"}]],
+}
+#: A request that takes longer hangs.
+PATIENCE_SECONDS = 30.0
+#: What is no JSON, or JSON that nobody could store or write again.
+BODIES = {
+    "not a number": b'{"name": NaN, "description": NaN, "config": {"x": Infinity}}',
+    "half a character": b'{"name": "\\ud800", "description": "\\ud800", "user_name": "\\udfff"}',
+    "too large a number": b'{"name": 1e400, "config": -1e400}',
+    "deep": b'{"name": ' + b"[" * 500 + b"]" * 500 + b"}",
+    "too deep": b'{"name": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+    "too long a number": b'{"max_results": ' + b"9" * 5_000 + b"}",
+    "no text": b"\xff\xfe\x00",
+    "a list": b"[1, 2]",
+    "a text": b'"name"',
+    "an end": b'{"name": ',
+}
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorkspace]:
+    """A workspace of its own: what is left of it afterwards nobody could use."""
+    running = RunningWorkspace(tmp_path_factory.mktemp("fuzzed"))
+    asked(running, "POST", "/api/2.0/mlflow/unity-catalog/registered-models/create", json={"name": MODEL})
+    statement = {"statement": "CREATE TABLE main.default.fuzzed_rows (x INT)", "warehouse_id": "local"}
+    asked(running, "POST", "/api/2.0/sql/statements", json=statement)
+    yield running
+    running.stop()
+
+
+def asked(workspace: RunningWorkspace, method: str, path: str, **options: Any) -> requests.Response:
+    headers = {"Authorization": f"Bearer {workspace.token}"}
+    return requests.request(method, workspace.url + path, headers=headers, timeout=PATIENCE_SECONDS, **options)
+
+
+def operations(workspace: RunningWorkspace) -> list[APIOperation]:
+    schema = schemathesis.openapi.from_dict(asked(workspace, "GET", "/openapi.json").json())
+    return [found.ok() for found in schema.get_all_operations()]
+
+
+def described(operation: APIOperation) -> st.SearchStrategy[Case]:
+    """Requests to one route, as it is described and otherwise."""
+
+    @st.composite
+    def request(draw: st.DrawFn) -> Case:
+        mode = draw(st.sampled_from([GenerationMode.POSITIVE, GenerationMode.NEGATIVE]))
+        case = draw(operation.as_strategy(mode))
+        for part, known in ((case.path_parameters, KNOWN), (case.query, FIELDS), (case.body, FIELDS)):
+            for key in part if isinstance(part, dict) else ():
+                if key in known and draw(st.booleans()):
+                    part[key] = draw(st.sampled_from(known[key]))
+        return case
+
+    return request()
+
+
+def failures(workspace: RunningWorkspace, operation: APIOperation) -> list[str]:
+    """Requests to one route that the server failed to answer, as commands that send them again."""
+    headers = {"Authorization": f"Bearer {workspace.token}"}
+    failed: list[str] = []
+
+    @settings(
+        max_examples=15,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(described(operation))
+    def ask(case: Case) -> None:
+        request = case.as_transport_kwargs(base_url=workspace.url)
+        request["headers"] = {**(request.get("headers") or {}), **headers}  # the token is what is right about all
+        answer = requests.request(**request, timeout=PATIENCE_SECONDS)
+        if answer.status_code >= 500:
+            failed.append(f"{answer.status_code} {case.as_curl_command()[:600]}: {answer.text[:300]}")
+
+    ask()
+    return failed
+
+
+def test_no_route_answers_with_a_failure_of_the_server_or_not_at_all(fuzzed: RunningWorkspace) -> None:
+    found = operations(fuzzed)
+    assert len(found) > 100
+    failed = {operation.label: told for operation in found if (told := failures(fuzzed, operation))}
+    assert failed == {}
+    # And it can still say what it holds.
+    for path in ("/api/2.0/serving-endpoints", "/api/2.0/mlflow/unity-catalog/registered-models/search"):
+        assert asked(fuzzed, "GET", path).status_code == 200
+    assert "Traceback" not in fuzzed.log()
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_no_body_is_too_strange(fuzzed: RunningWorkspace, body: bytes) -> None:
+    document = asked(fuzzed, "GET", "/openapi.json").json()
+    json_type = {"content-type": "application/json"}
+    headers = {"Authorization": f"Bearer {fuzzed.token}", **json_type}
+    answers: dict[str, int] = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if "application/json" in operation.get("requestBody", {}).get("content", {}):
+                url = fuzzed.url + path.format(**{key: values[0] for key, values in KNOWN.items()})
+                answer = requests.request(method, url, data=body, headers=headers, timeout=PATIENCE_SECONDS)
+                answers[f"{method} {path}"] = answer.status_code
+    assert len(answers) > 40
+    assert {name: status for name, status in answers.items() if not 400 <= status < 500} == {}
+    assert asked(fuzzed, "GET", "/api/2.0/serving-endpoints").status_code == 200
