@@ -1,8 +1,9 @@
 """Who sent the request that is being answered, and what of the sender's rights the token carries."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 
 @dataclass(frozen=True)
@@ -14,11 +15,15 @@ class Caller:
         scopes: API scopes that a token on behalf of the user is limited to; None for a token without limits.
         resources: Type and name of what a model version's own token may use, and nothing else; None for the token of
             a user or service principal.
+        experiment: The id of the experiment that a model version writes its traces into.
+        hide: Takes a model version's secrets out of a value as JSON knows them.
     """
 
     name: str
     scopes: frozenset[str] | None = None
     resources: frozenset[tuple[str, str]] | None = None
+    experiment: str = ""
+    hide: Callable[[Any], Any] = field(default=lambda value: value, compare=False, repr=False)
 
     @property
     def restricted(self) -> bool:

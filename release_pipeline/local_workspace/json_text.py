@@ -20,7 +20,7 @@ def read_json(raw: bytes) -> Any:
         ValueError: It is no JSON, not in UTF-8, or nested deeper than `DEEPEST`.
     """
     try:
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")  # with the mark that some tools begin a file with
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deep") from None

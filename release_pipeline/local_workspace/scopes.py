@@ -31,12 +31,10 @@ _OWN = (
     (_READ, "/api/2.0/mlflow/experiments/get"),
     (_READ, "/api/2.0/mlflow/logged-models/"),
 )
-_TRACES = "/api/3.0/mlflow/traces"
+TRACES: Final = "/api/3.0/mlflow/traces"
 _TRACE_FILE = re.compile(
     r"/api/2\.0/fs/files/WorkspaceInternal/Mlflow/Artifacts/([0-9]+)/Runs/traces/tr-[0-9a-f]+/artifacts/[\w.-]+"
 )
-#: The kind of resource that stands for the experiment of a model version's traces.
-EXPERIMENT: Final = "mlflow_experiment"
 
 
 def refusal(who: Caller, method: str, path: str) -> str | None:
@@ -46,7 +44,7 @@ def refusal(who: Caller, method: str, path: str) -> str | None:
     if who.scopes is None:
         if any(method in methods and path.startswith(beginning) for methods, beginning in _OWN):
             return None
-        if (method, path) == ("POST", _TRACES) or (method == "PUT" and _writes_trace(who, path)):
+        if (method, path) == ("POST", TRACES) or (method in ("PUT", "POST") and is_trace_file(who, path)):
             return None
         return f"The credentials of a served model do not open {method} {path.partition('?')[0]}."
     needed = next((scope for methods, start, scope in _SCOPED if method in methods and path.startswith(start)), None)
@@ -57,6 +55,7 @@ def refusal(who: Caller, method: str, path: str) -> str | None:
     return None
 
 
-def _writes_trace(who: Caller, path: str) -> bool:
+def is_trace_file(who: Caller, path: str) -> bool:
+    """Whether a path of the API is that of a trace's file in a model version's own experiment."""
     match = _TRACE_FILE.fullmatch(path)
-    return match is not None and (EXPERIMENT, match[1]) in (who.resources or ())
+    return match is not None and match[1] == who.experiment

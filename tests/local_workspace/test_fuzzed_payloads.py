@@ -52,14 +52,7 @@ def test_any_body_gets_an_answer(
     session.headers["Authorization"] = f"Bearer {workspace.token}"
     failed: list[tuple[int, bytes, str, str]] = []
 
-    @settings(
-        max_examples=150,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(max_examples=150, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(BODIES, TYPES)
     def ask(body: bytes, content_type: str) -> None:
         answer = session.post(url, data=body, headers={"Content-Type": content_type}, timeout=PATIENCE_SECONDS)

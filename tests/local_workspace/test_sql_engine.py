@@ -98,6 +98,10 @@ def test_common_table_expressions_hide_tables_of_the_same_name(shared: SqlEngine
     assert rows(shared, "WITH A AS (SELECT 1 AS x) SELECT a.x, l.* FROM a JOIN A AS l ON a.x = l.x") == [["1", "1"]]
     upward = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT n.i + 1 FROM n WHERE n.i < 3) SELECT max(i) FROM n"
     assert rows(shared, upward) == [["3"]]
+    later = "WITH RECURSIVE a AS (SELECT max(id) AS id FROM letters), letters AS (SELECT 9 AS id) SELECT id FROM a"
+    assert rows(shared, later) == rows(shared, "SELECT max(id) FROM letters"), "what comes later is not there yet"
+    with pytest.raises(SqlFailure, match='Duplicate CTE name "a"'):
+        rows(shared, "WITH a AS (SELECT 1), a AS (SELECT 2) SELECT * FROM a")
     assert rows(shared, "WITH t(a, b) AS (SELECT 1, 2) SELECT t.b FROM t") == [["2"]]
 
 

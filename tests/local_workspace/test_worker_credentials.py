@@ -2,6 +2,7 @@
 
 import io
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from databricks.sdk import WorkspaceClient
-from databricks.sdk.errors import PermissionDenied, Unauthenticated
+from databricks.sdk.errors import AlreadyExists, PermissionDenied, Unauthenticated
 
 from tests.conftest import RunningWorkspace
 from tests.local_workspace.agents_that_read import (
@@ -57,14 +58,34 @@ def credential_files(workspace: RunningWorkspace) -> set[Path]:
     return set((workspace.data_dir / "serving" / "credentials").glob("*/model-dependencies-oauth-token"))
 
 
-def trace_in(experiment: str) -> dict[str, object]:
+def trace_in(experiment: str, trace_id: str = "tr-1", **more: object) -> dict[str, object]:
     place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment}}
-    info = {"trace_id": "tr-1", "trace_location": place, "request_time": "2026-11-21T00:00:00Z", "state": "OK"}
-    return {"trace": {"trace_info": info}}
+    info = {"trace_id": trace_id, "trace_location": place, "request_time": "2026-11-21T00:00:00Z", "state": "OK"}
+    return {"trace": {"trace_info": info | more}}
 
 
 def token_in(file: Path) -> str:
     return str(json.loads(file.read_text())["OAUTH_TOKEN"][0]["oauthTokenValue"])
+
+
+def writes_traces_of_its_own_and_no_others(own: WorkspaceClient) -> None:
+    """A trace is written once, without votes and without what looks like a token of the workspace."""
+    trace_id = f"tr-{uuid.uuid4().hex}"
+    vote = {"assessment_name": "helpful", "trace_id": trace_id, "feedback": {"value": True}}
+    trace = trace_in("0", trace_id, assessments=[vote], tags={"said": f"dapi{'0' * 32}"})
+    file = f"{ARTIFACTS}/0/Runs/traces/{trace_id}/artifacts/traces.json"
+    own.api_client.do("POST", "/api/3.0/mlflow/traces", body=trace)
+    own.files.upload(file, io.BytesIO(json.dumps({"spans": [f"dapi{'1' * 32}"]}).encode()))
+    client = WorkspaceClient()
+    stored = client.api_client.do("GET", f"/api/3.0/mlflow/traces/{trace_id}")["trace"]["trace_info"]
+    assert (stored["tags"]["said"], stored.get("assessments", [])) == ("[REDACTED]", [])
+    held = client.files.download(file).contents
+    assert held is not None
+    assert json.loads(held.read()) == {"spans": ["[REDACTED]"]}
+    with pytest.raises(PermissionDenied, match="begins a trace once"):
+        own.api_client.do("POST", "/api/3.0/mlflow/traces", body=trace)
+    with pytest.raises(AlreadyExists):
+        own.files.upload(file, io.BytesIO(b"{}"), overwrite=True)
 
 
 def test_a_served_model_uses_what_it_declared_and_nothing_else(
@@ -130,6 +151,7 @@ def test_the_credentials_open_no_other_route_and_end_with_the_version(
         with pytest.raises(PermissionDenied):
             call()
     assert own.serving_endpoints.get(HELPER).name == HELPER
+    writes_traces_of_its_own_and_no_others(own)
     # The result of somebody else's statement is not there for it.
     path = f"{workspace.url}/api/2.0/sql/statements/{statement.statement_id}"
     assert requests.get(path, headers={"Authorization": f"Bearer {token}"}, timeout=60).status_code == 404

@@ -15,12 +15,12 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.pyfunc.context import Context, set_prediction_context
+from mlflow.tracing.config import get_config
 from mlflow.utils.mlflow_tags import MLFLOW_DATABRICKS_MODEL_SERVING_ENDPOINT_NAME
 
 from release_pipeline.local_workspace.serving.invoker import acting_for
-from release_pipeline.local_workspace.serving.redaction import describe, redact
+from release_pipeline.local_workspace.serving.redaction import describe, redact, redact_json
 from release_pipeline.local_workspace.serving.scoring_error import ScoringError
-from release_pipeline.local_workspace.serving.span_redaction import hide_secrets
 from release_pipeline.local_workspace.serving.worker_protocol import WorkerOrder
 
 # Fields that the platform reads and a model's schema does not know.
@@ -41,7 +41,7 @@ class _Asked:
         added: dict[str, Any] = {"databricks_request_id": self.request_id}
         if trace and self.traces:
             # What an agent traces of its own comes first; the trace of the whole request ends last.
-            added["trace"] = json.loads(self.traces[-1].to_mlflow_trace().to_json())
+            added["trace"] = redact_json(json.loads(self.traces[-1].to_mlflow_trace().to_json()))
         return added
 
 
@@ -101,7 +101,7 @@ class ServedModel:
         except GeneratorExit:
             raise
         except BaseException as error:
-            if isinstance(error, NotImplementedError) and not begun:  # what MLflow raises for a model without a stream
+            if not begun and _has_no_stream(error):
                 raise ScoringError(400, "BAD_REQUEST", "The model does not support streaming.") from error
             raise _scoring_error(error) from error
 
@@ -155,13 +155,16 @@ class _traced:
 def load_served_model(order: WorkerOrder) -> ServedModel:
     """Load the model in this process and turn tracing on or off for it."""
     if order.traced:
-        mlflow.tracing.configure(span_processors=[hide_secrets, _note_trace])
         # Set once: otherwise mlflow asks the server for the experiment before every single trace.
         mlflow.set_experiment(experiment_id=os.environ["MLFLOW_EXPERIMENT_ID"])
     else:
         # Spans that nobody reads cost an agent about half of its throughput.
         mlflow.tracing.disable()
-    return ServedModel(mlflow.pyfunc.load_model(order.model_path), order)
+    model = mlflow.pyfunc.load_model(order.model_path)
+    if order.traced:
+        # After the model's own code, which may have configured processors of its own: they come first.
+        mlflow.tracing.configure(span_processors=[*get_config().span_processors, _note_trace])
+    return ServedModel(model, order)
 
 
 def _asks_for_trace(body: dict[str, Any] | bytes) -> bool:
@@ -180,6 +183,12 @@ def _note_trace(span: Any) -> None:
         if trace is not None:
             trace.info.client_request_id = asked.request_id
             asked.traces.append(trace)
+
+
+def _has_no_stream(error: BaseException) -> bool:
+    """Whether this is what mlflow raises for a model that cannot stream: of Python's, or of another flavour's."""
+    told = isinstance(error, MlflowException) and "does not support predict_stream" in error.message
+    return told or isinstance(error, NotImplementedError)
 
 
 def _scoring_error(error: BaseException) -> ScoringError:

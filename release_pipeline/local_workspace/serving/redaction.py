@@ -5,7 +5,7 @@ import json
 import re
 import traceback
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 REDACTED: Final = "[REDACTED]"
@@ -31,6 +31,19 @@ class Redactor:
         """The text with every secret replaced."""
         return self._pattern.sub(REDACTED, text)
 
+    def redact_json(self, value: Any) -> Any:
+        """A value as JSON knows them, with every text in it redacted, keys and numbers too."""
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, dict):
+            return {self.redact(str(key)): self.redact_json(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self.redact_json(each) for each in value]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            text = str(value)
+            return value if (clean := self.redact(text)) == text else clean
+        return value
+
 
 # One per process: what the process was given.
 _redactor = Redactor()
@@ -45,6 +58,11 @@ def hide(values: Iterable[str]) -> None:
 def redact(text: str) -> str:
     """The text without what this process was given."""
     return _redactor.redact(text)
+
+
+def redact_json(value: Any) -> Any:
+    """A value as JSON knows them, without what this process was given."""
+    return _redactor.redact_json(value)
 
 
 def describe(error: BaseException) -> str:

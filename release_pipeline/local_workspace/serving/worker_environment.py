@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 from release_pipeline.local_workspace.caller import Caller
-from release_pipeline.local_workspace.scopes import EXPERIMENT
 from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.serving.declared_resources import Declared, read_declared
 from release_pipeline.local_workspace.serving.model_environments import Interpreter, ModelEnvironments
@@ -77,6 +76,7 @@ class WorkerEnvironment:
         self._rotation: asyncio.Task[None] | None = None
         self._on_behalf: dict[str, tuple[str, float]] = {}
         self._experiment = ""
+        self._redactor = Redactor()
 
     async def python(self, note: Callable[[str], None]) -> Interpreter:
         """What runs the model, built first where that is needed; ``note`` takes lines for the build log.
@@ -111,6 +111,7 @@ class WorkerEnvironment:
         # The entity's own variables win: credentials among them are how a model authenticates by hand.
         environment |= own
         self._experiment = environment["MLFLOW_EXPERIMENT_ID"]
+        self._redactor = Redactor([*hidden, settings.token])
         # The name that mlflow knows, IS_IN_DB_MODEL_SERVING_ENV, would send traces elsewhere.
         return (
             environment
@@ -120,7 +121,7 @@ class WorkerEnvironment:
                 "DATABRICKS_MODEL_SERVING_HOST_URL": settings.url,
             },
             secret_names,
-            Redactor([*hidden, settings.token]),
+            self._redactor,
         )
 
     def open(self) -> None:
@@ -168,8 +169,12 @@ class WorkerEnvironment:
                 logger.warning("credentials of a served model could not be renewed: %s", error.strerror)
 
     def _write(self) -> None:
-        resources = {*self.declared.resources, (EXPERIMENT, self._experiment)}
-        who = Caller(self._holder, resources=frozenset(resources))
+        who = Caller(
+            self._holder,
+            resources=frozenset(self.declared.resources),
+            experiment=self._experiment,
+            hide=self._redactor.redact_json,
+        )
         token = self._shared.tokens.issue(self._holder, who, self._shared.settings.faults.credential_seconds)
         file = self._folder / TOKEN_FILE
         temporary = file.with_suffix(".writing")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.sql.names import SchemaName, TableName
 
+CTE_PREFIX = "cte "
+"""What the names of common table expressions begin with in what DuckDB runs, and nothing of its own does."""
 HIDDEN_COLUMN = "__commit_version"
 """The column that carries a row's commit version in a table with a change feed; users never see it."""
 
@@ -134,4 +136,5 @@ def _clean(text: str) -> str:
     text = re.split(r"\n+\s*(?:LINE \d+:|Did you mean|Candidate|Use TRY)", text)[0]
     text = re.sub(r'"([^".\s]+\.[^".\s]+)"\.', r"\1.", text)
     text = re.sub(rf',?\s*"?{HIDDEN_COLUMN}"?', "", text)
+    text = text.replace(CTE_PREFIX, "")
     return " ".join(text.split())

@@ -17,7 +17,7 @@ from release_pipeline.local_workspace.sql.change_feed import (
     with_ranges,
 )
 from release_pipeline.local_workspace.sql.dialect import Parameters, bound_value, to_duckdb
-from release_pipeline.local_workspace.sql.failures import SqlFailure, bad_request, syntax_error
+from release_pipeline.local_workspace.sql.failures import CTE_PREFIX, SqlFailure, bad_request, syntax_error
 from release_pipeline.local_workspace.sql.functions import instant, rewrite_functions
 from release_pipeline.local_workspace.sql.guard import Guard
 from release_pipeline.local_workspace.sql.names import Session, TableName, split_name
@@ -88,7 +88,7 @@ class Rewriter:
         if isinstance(tree, exp.Query):
             self._once |= _name_projections(tree, self.parameters)
         tables = list(tree.find_all(exp.Table))
-        queries = [node for node in tables if _is_cte(node)]
+        queries = [node for node in tables if node is not target and _is_cte(node)]
         sources = [node for node in tables if not any(node is query for query in queries)]
         _rename_ctes(tree, queries)
         names = {id(node): self.table_name(node) for node in sources if isinstance(node.this, exp.Identifier)}
@@ -223,10 +223,14 @@ def _is_cte(table: exp.Table) -> bool:
         if isinstance(with_, exp.With):
             recursive = bool(with_.args.get("recursive"))
             for cte in with_.expressions:
-                inside = with_ is below and _contains(cte, table)
-                if inside and not recursive:
-                    break  # a name inside its own definition means the table outside
-                if cte.alias.lower() == name:
+                named = cte.alias.lower() == name
+                if with_ is below and _contains(cte, table):
+                    # Without RECURSIVE a name inside its own definition means the table outside, and so do the names
+                    # of those that come after it.
+                    if named and recursive:
+                        return True
+                    break
+                if named:
                     return True
         below, above = above, above.parent
     return False
@@ -246,7 +250,7 @@ def _rename_ctes(tree: exp.Expr, references: list[exp.Table]) -> None:
 
 
 def _cte_identifier(name: str) -> exp.Identifier:
-    return exp.to_identifier(f"cte {name.lower()}", quoted=True)
+    return exp.to_identifier(CTE_PREFIX + name.lower(), quoted=True)
 
 
 def _contains(ancestor: exp.Expr, node: exp.Expr) -> bool:

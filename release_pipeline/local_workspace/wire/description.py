@@ -48,13 +48,7 @@ _SDK: Final = {
     f"PATCH {_UC}/permissions/{{type}}/{{full_name}}": "catalog.GrantsAPI.update",
     f"GET {_UC}/effective-permissions/{{type}}/{{full_name}}": "catalog.GrantsAPI.get_effective",
     f"GET {_UC}/permissions/{{type}}/{{full_name}}": "catalog.GrantsAPI.get",
-    f"GET {_SCIM}/Users": "iam.UsersV2API.list",
-    f"POST {_SCIM}/Users": "iam.UsersV2API.create",
-    f"GET {_SCIM}/ServicePrincipals": "iam.ServicePrincipalsV2API.list",
-    f"POST {_SCIM}/ServicePrincipals": "iam.ServicePrincipalsV2API.create",
     "POST /api/2.0/token-management/on-behalf-of/tokens": "settings.TokenManagementAPI.create_obo_token",
-    "PUT /api/2.0/fs/files{path}": "files.FilesAPI.upload",
-    "GET /api/2.0/fs/directories{path}": "files.FilesAPI.list_directory_contents",
     **{
         f"{method} {_SECRETS}/{path}": f"workspace.SecretsAPI.{call}"
         for method, path, call in (
@@ -102,7 +96,9 @@ _MLFLOW: Final = {
 }
 _TEXT: Final[Schema] = {"type": "string"}
 _ASKED: Final = {"input": {"type": "array", "items": {"type": "object"}}, "model": _TEXT, "stream": {"type": "boolean"}}
-#: Fields of routes that no client has a call for, or one that sends whatever it is given.
+_WHOLE: Final[Schema] = {"type": "integer"}
+_PAGE: Final = {"startIndex": _WHOLE, "count": _WHOLE, "filter": _TEXT}
+#: Fields of routes that no client has a call for, or one whose parameters have other names than what it sends.
 _OWN: Final[dict[str, dict[str, Schema]]] = {
     "POST /serving-endpoints/responses": _ASKED,
     "POST /serving-endpoints/chat/completions": {**_ASKED, "messages": _ASKED["input"]},
@@ -111,7 +107,19 @@ _OWN: Final[dict[str, dict[str, Schema]]] = {
     "PATCH /local/resources": {kind: {"type": "array", "items": _TEXT} for kind in KINDS},
     "POST /api/2.0/fs/create-download-url": {"path": _TEXT},
     "POST /api/2.0/fs/files{path}": {"action": _TEXT},
+    "PUT /api/2.0/fs/files{path}": {"overwrite": {"type": "boolean"}},
+    "GET /api/2.0/fs/directories{path}": {"page_size": _WHOLE, "page_token": _TEXT},
+    f"GET {_SCIM}/Users": _PAGE,
+    f"POST {_SCIM}/Users": {"userName": _TEXT, "displayName": _TEXT},
+    f"GET {_SCIM}/ServicePrincipals": _PAGE,
+    f"POST {_SCIM}/ServicePrincipals": {"applicationId": _TEXT, "displayName": _TEXT},
 }
+#: Parameters of calls that stand in the path under another name.
+_IN_PATH: Final = frozenset({"request_object_type", "request_object_id", "securable_type", "full_name"})
+#: What needs no token: see :mod:`release_pipeline.local_workspace.auth`.
+_OPEN: Final = ("/presigned/", "/review/", "/.well-known/")
+#: Of mlflow's messages, those that its client never leaves out where they have a place; the protocol does not say so.
+_ALWAYS: Final = frozenset({"name", "version", "alias", "key"})
 _BODILESS: Final = ("GET", "DELETE")
 _IN_QUERY: Final = ("PUT /api/2.0/fs/files{path}", "POST /api/2.0/fs/files{path}")
 _SIMPLE: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}
@@ -156,14 +164,16 @@ def _operation(method: str, path: str, route: Route, components: dict[str, Schem
     name = f"{method} {path}"
     summary, properties, required = _taken(name, components)
     in_path = list(route.param_convertors)
-    fields = {key: schema for key, schema in properties.items() if key not in in_path}
+    fields = {key: schema for key, schema in properties.items() if key not in {*in_path, *_IN_PATH}}
     parameters = [{"name": each, "in": "path", "required": True, "schema": _TEXT} for each in in_path]
     operation: Schema = {
         "operationId": name,
         "summary": summary or f"{method} {path}",
         "parameters": parameters,
-        "responses": {"200": {"description": "Done."}, "4XX": _answer("Refused, with the reason.")},
+        "responses": {"2XX": {"description": "Done."}, "4XX": _answer("Refused, with the reason.")},
     }
+    if path.startswith(_OPEN):
+        operation["security"] = []
     if method in _BODILESS or name in _IN_QUERY:
         parameters += [
             {"name": key, "in": "query", "required": key in required, "schema": schema}
@@ -184,17 +194,14 @@ def _taken(name: str, components: dict[str, Schema]) -> tuple[str, dict[str, Sch
         function = getattr(getattr(importlib.import_module(f"databricks.sdk.service.{module}"), owner), method)
         hints, known = typing.get_type_hints(function), inspect.signature(function).parameters
         always = {key for key, each in known.items() if each.default is inspect.Parameter.empty}
-        given = {key: hint for key, hint in hints.items() if key in known and hint is not typing.BinaryIO}
+        given = {key: hint for key, hint in hints.items() if key in known}
         fields = {key: _schema(hint, components) for key, hint in given.items()}
         return f"databricks-sdk: {owner}.{method}", fields, frozenset(always)
     if message := _MLFLOW.get(name):
         from mlflow.protos import databricks_uc_registry_messages_pb2 as messages
 
-        return (
-            f"mlflow: {message}",
-            _message(messages.DESCRIPTOR.message_types_by_name[f"{message}Request"]),
-            frozenset(),
-        )
+        fields = _message(messages.DESCRIPTOR.message_types_by_name[f"{message}Request"])
+        return f"mlflow: {message}", fields, _ALWAYS
     if name == "PATCH /local/faults":
         hints = typing.get_type_hints(Faults)
         return (

@@ -14,9 +14,11 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from release_pipeline.local_workspace.caller import current_caller
 from release_pipeline.local_workspace.errors import ApiError, InvalidParameter
 from release_pipeline.local_workspace.state.registry import PENDING
 from release_pipeline.local_workspace.wire.body import json_object, text, whole
+from release_pipeline.local_workspace.wire.model_traces import hide_in_trace_file, require_new
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
@@ -60,8 +62,13 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
         await asyncio.to_thread(require_writable, path)
         upload = store.new_upload()
 
+        who = current_caller()
+
         def publish() -> None:
             require_writable(path)  # Again: the version may have become READY while the file came in.
+            if who is not None and who.resources is not None:  # a served model, which writes traces only
+                require_new(path, store.local_path(path))
+                hide_in_trace_file(who, upload)
             store.publish(upload, path, overwrite=overwrite)
 
         try:

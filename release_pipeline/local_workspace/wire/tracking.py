@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs
@@ -13,9 +14,10 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from release_pipeline.local_workspace.caller import current_caller
-from release_pipeline.local_workspace.errors import InvalidParameter, PermissionDenied
+from release_pipeline.local_workspace.errors import InvalidParameter
 from release_pipeline.local_workspace.json_text import read_json
-from release_pipeline.local_workspace.scopes import EXPERIMENT
+from release_pipeline.local_workspace.state.files import FileStore
+from release_pipeline.local_workspace.wire.model_traces import trace_of_model
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
@@ -51,7 +53,7 @@ class MlflowApp:
 
 def routes(workspace: "LocalWorkspace") -> list[Route]:
     """The API of mlflow below /api/2.0, /api/3.0 and /ajax-api; clients expect later versions not to be answered."""
-    app = _Checked(workspace.tracking)
+    app = _Checked(workspace.tracking, workspace.files)
     prefixes = ("/api/2.0/mlflow", "/api/3.0/mlflow", "/ajax-api", "/static-files")
     return [Route(f"{prefix}/{{rest:path}}", app) for prefix in prefixes]
 
@@ -59,8 +61,9 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
 class _Checked:
     """What the service refuses and mlflow's server does not, or only with a 500 that clients retry for minutes."""
 
-    def __init__(self, app: MlflowApp) -> None:
+    def __init__(self, app: MlflowApp, files: FileStore) -> None:
         self._app = app
+        self._files = files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -74,7 +77,10 @@ class _Checked:
             ):
                 raise InvalidParameter("The request's body must be a JSON object.")
             check_body(scope["path"], body)
-            _check_trace_of_model(scope["path"], body)
+            who = current_caller()
+            if who is not None and who.resources is not None:
+                raw = await asyncio.to_thread(trace_of_model, who, body, self._files)
+                scope = {**scope, "headers": _with_length(scope["headers"], len(raw))}
             receive = _replay(raw, receive)
         else:
             query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -104,18 +110,6 @@ def check_body(path: str, body: Any) -> None:
     if isinstance(name, str) and not name.startswith("/"):
         raise InvalidParameter(
             f"The experiment name {name!r} must be an absolute path, such as /Users/<user>/{name} or /Shared/{name}."
-        )
-
-
-def _check_trace_of_model(path: str, body: Any) -> None:
-    """Raises PermissionDenied where a served model writes a trace into an experiment that is not its own."""
-    who = current_caller()
-    if who is None or who.resources is None or not path.endswith("/mlflow/traces"):
-        return
-    experiment = _trace_experiment(body)
-    if (EXPERIMENT, str(experiment)) not in who.resources:
-        raise PermissionDenied(
-            f"A served model writes its traces into the experiment of its MLFLOW_EXPERIMENT_ID, not {experiment!r}."
         )
 
 
@@ -153,6 +147,11 @@ def _replay(raw: bytes, receive: Receive) -> Receive:
         return pending.pop() if pending else await receive()
 
     return again
+
+
+def _with_length(headers: Iterable[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    kept = [header for header in headers if header[0] not in (b"content-length", b"transfer-encoding")]
+    return [*kept, (b"content-length", str(length).encode())]
 
 
 def _pages_as_json(scope: Scope, send: Send) -> Send:
