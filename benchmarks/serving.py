@@ -283,6 +283,10 @@ class _Comparison:
 
     def _idle_percent(self) -> float:
         """Share of one processor, in %, that the workspace and its scoring process use while nobody asks anything."""
+        give_up, before = time.monotonic() + LOGGED_SECONDS, 0.0
+        while self._workspace.cpu_seconds() - before > 0.1 and time.monotonic() < give_up:  # traces on their way
+            before = self._workspace.cpu_seconds()
+            time.sleep(SETTLE_SECONDS)
         before = self._workspace.cpu_seconds()
         time.sleep(IDLE_SECONDS)
         return 100 * (self._workspace.cpu_seconds() - before) / IDLE_SECONDS
