@@ -14,12 +14,10 @@ class Declared:
         resources: Type, as mlflow names it (``table``, ``serving_endpoint``, ...), and name of what the model uses as
             itself. What it uses with its user's rights (``on_behalf_of_user``) is not among them.
         api_scopes: What it may do on behalf of whoever asks it; empty for a model that does nothing on behalf.
-        task: How it is asked, as mlflow names it (``agent/v1/responses``, ...); empty for a model of tables.
     """
 
     resources: tuple[tuple[str, str], ...] = ()
     api_scopes: frozenset[str] = frozenset()
-    task: str = ""
 
 
 def read_declared(model_path: Path) -> Declared:
@@ -33,9 +31,7 @@ def read_declared(model_path: Path) -> Declared:
     policy = _mapping(document.get("auth_policy"))
     system, user = _mapping(policy.get("system_auth_policy")), _mapping(policy.get("user_auth_policy"))
     found = [*_resources(document.get("resources")), *_resources(system.get("resources"))]
-    task = _mapping(document.get("metadata")).get("task")
-    scopes = frozenset(map(str, user.get("api_scopes") or ()))
-    return Declared(tuple(dict.fromkeys(found)), scopes, task if isinstance(task, str) else "")
+    return Declared(tuple(dict.fromkeys(found)), frozenset(map(str, user.get("api_scopes") or ())))
 
 
 def _resources(document: Any) -> Iterator[tuple[str, str]]:

@@ -128,10 +128,6 @@ class Endpoint:
             answer["tags"] = tags_view(record.tags)
         if record.ai_gateway:
             answer["ai_gateway"] = record.ai_gateway
-        config = record.config or record.pending
-        served = [self.deployments.get(entity.id) for entity in (config.entities if config else ())]
-        if task := next((each.environment.declared.task for each in served if each is not None), ""):
-            answer["task"] = task
         if record.description:
             answer["description"] = record.description
         return answer
