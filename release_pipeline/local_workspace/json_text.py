@@ -31,6 +31,13 @@ def read_json(raw: bytes) -> Any:
     return value
 
 
+def at(value: Any, *keys: str) -> Any:
+    """What lies at a path of keys within objects; None where it goes nowhere."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 

@@ -31,7 +31,7 @@ _OWN = (
     (_READ, "/api/2.0/mlflow/experiments/get"),
     (_READ, "/api/2.0/mlflow/logged-models/"),
 )
-TRACES: Final = "/api/3.0/mlflow/traces"
+_TRACES: Final = "/api/3.0/mlflow/traces"
 _TRACE_FILE = re.compile(
     r"/api/2\.0/fs/files/WorkspaceInternal/Mlflow/Artifacts/([0-9]+)/Runs/traces/tr-[0-9a-f]+/artifacts/[\w.-]+"
 )
@@ -44,7 +44,7 @@ def refusal(who: Caller, method: str, path: str) -> str | None:
     if who.scopes is None:
         if any(method in methods and path.startswith(beginning) for methods, beginning in _OWN):
             return None
-        if (method, path) == ("POST", TRACES) or (method in ("PUT", "POST") and is_trace_file(who, path)):
+        if (method, path) == ("POST", _TRACES) or (method in ("PUT", "POST") and _is_trace_file(who, path)):
             return None
         return f"The credentials of a served model do not open {method} {path.partition('?')[0]}."
     needed = next((scope for methods, start, scope in _SCOPED if method in methods and path.startswith(start)), None)
@@ -55,7 +55,7 @@ def refusal(who: Caller, method: str, path: str) -> str | None:
     return None
 
 
-def is_trace_file(who: Caller, path: str) -> bool:
+def _is_trace_file(who: Caller, path: str) -> bool:
     """Whether a path of the API is that of a trace's file in a model version's own experiment."""
     match = _TRACE_FILE.fullmatch(path)
     return match is not None and match[1] == who.experiment

@@ -11,6 +11,7 @@ from typing import Any
 
 from release_pipeline.local_workspace.caller import Caller
 from release_pipeline.local_workspace.errors import ApiError, InvalidParameter, PermissionDenied
+from release_pipeline.local_workspace.json_text import at
 from release_pipeline.local_workspace.state.files import FileStore
 
 _TRACES = "/WorkspaceInternal/Mlflow/Artifacts"
@@ -29,8 +30,8 @@ def trace_of_model(who: Caller, body: Any, files: FileStore) -> bytes:
     trace = body.get("trace") if isinstance(body, dict) else None
     info = trace.get("trace_info") if isinstance(trace, dict) else None
     if not isinstance(info, dict) or not _TRACE_ID.fullmatch(str(info.get("trace_id"))):
-        raise InvalidParameter("A trace needs its trace_info with a trace_id.")
-    experiment = _at(info, "trace_location", "mlflow_experiment", "experiment_id")
+        raise InvalidParameter("A trace needs its trace_info with a trace_id of the form tr-<hexadecimal>.")
+    experiment = at(info, "trace_location", "mlflow_experiment", "experiment_id")
     if experiment != who.experiment:
         raise PermissionDenied(
             f"A served model writes its traces into the experiment of its MLFLOW_EXPERIMENT_ID, not {experiment!r}."
@@ -55,9 +56,3 @@ def require_new(path: str, file: Path) -> None:
     """Raises ApiError, 409, where a served model would replace a file of a trace."""
     if file.exists():
         raise ApiError(f"The file {path} exists already.", status=409, error_code="ALREADY_EXISTS")
-
-
-def _at(body: Any, *keys: str) -> Any:
-    for key in keys:
-        body = body.get(key) if isinstance(body, dict) else None
-    return body

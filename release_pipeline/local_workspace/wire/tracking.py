@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from release_pipeline.local_workspace.caller import current_caller
 from release_pipeline.local_workspace.errors import InvalidParameter
-from release_pipeline.local_workspace.json_text import read_json
+from release_pipeline.local_workspace.json_text import at, read_json
 from release_pipeline.local_workspace.state.files import FileStore
 from release_pipeline.local_workspace.wire.model_traces import trace_of_model
 
@@ -101,7 +101,7 @@ def check_body(path: str, body: Any) -> None:
     if path.endswith("/mlflow/traces"):
         ids.append(_trace_experiment(body))
     if isinstance(body.get("locations"), list):
-        ids += [_at(place, "mlflow_experiment", "experiment_id") for place in body["locations"]]
+        ids += [at(place, "mlflow_experiment", "experiment_id") for place in body["locations"]]
     _check_experiment_ids(ids)
     if path.endswith("/experiments/create") and any(body.get(key) for key in ("artifact_location", "artifactLocation")):
         raise InvalidParameter("The local workspace keeps all artifacts below its own folder; omit artifact_location.")
@@ -114,7 +114,7 @@ def check_body(path: str, body: Any) -> None:
 
 
 def _trace_experiment(body: Any) -> Any:
-    return _at(body, "trace", "trace_info", "trace_location", "mlflow_experiment", "experiment_id")
+    return at(body, "trace", "trace_info", "trace_location", "mlflow_experiment", "experiment_id")
 
 
 def _check_experiment_ids(ids: list[Any]) -> None:
@@ -124,12 +124,6 @@ def _check_experiment_ids(ids: list[Any]) -> None:
             raise InvalidParameter(
                 f"The experiment id {value or ''!r} is not a number; set MLFLOW_EXPERIMENT_ID or call set_experiment."
             )
-
-
-def _at(body: Any, *keys: str) -> Any:
-    for key in keys:
-        body = body.get(key) if isinstance(body, dict) else None
-    return body
 
 
 def _parsed(raw: bytes) -> Any:
