@@ -117,13 +117,8 @@ def _load(folder: Path) -> dict[str, Any]:
 
 
 def _start(folder: Path, count: int, goals: tuple[float | None, ...]) -> list[Figure]:
-    port = free_port()
-    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
-    begin = time.perf_counter()
-    server = Server(command, folder / "dagster.log", _environment(folder))
+    server, seconds = start_dagster(folder)
     try:
-        server.until(lambda: _is_loaded(port))
-        seconds = time.perf_counter() - begin
         memory = server.memory_mb()
     finally:
         server.stop()
@@ -131,6 +126,24 @@ def _start(folder: Path, count: int, goals: tuple[float | None, ...]) -> list[Fi
         Figure(f"{count} models: UI up", seconds, "s", at_most=goals[0]),
         Figure(f"{count} models: memory of all of Dagster's processes", memory, "MB", at_most=goals[1]),
     ]
+
+
+def start_dagster(folder: Path) -> tuple[Server, float]:
+    """``dagster dev`` for the code location of a folder, once its UI shows it; and the seconds that took.
+
+    Raises:
+        RuntimeError: It did not start, or cannot load the location.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
+    begin = time.perf_counter()
+    server = Server(command, folder / "dagster.log", _environment(folder))
+    try:
+        server.until(lambda: _is_loaded(port))
+    except BaseException:
+        server.stop()
+        raise
+    return server, time.perf_counter() - begin
 
 
 def _is_loaded(port: int) -> bool:

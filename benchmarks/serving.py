@@ -27,6 +27,7 @@ from benchmarks.figures import Figure, add_json_option, report
 from benchmarks.load_client import Order, Result, run
 from benchmarks.serving_sides import (
     Server,
+    act_on,
     answers,
     client_seconds,
     create_endpoint,
@@ -122,10 +123,7 @@ def _measure_all(
     requests.get(f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0", auth=("token", token), timeout=60)
     starts["workspace: start, until tracking answers"] = time.perf_counter() - begin
     figures = [Figure(name, seconds, "s", at_most=WORKSPACE_START_S) for name, seconds in starts.items()]
-    os.environ.update(DATABRICKS_HOST=url, DATABRICKS_TOKEN=token, MLFLOW_DISABLE_TELEMETRY="true")
-    os.environ.update(MLFLOW_TRACKING_URI="databricks", MLFLOW_REGISTRY_URI="databricks-uc")
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    os.environ["DATABRICKS_CONFIG_FILE"] = str(folder / "none")  # no profile of the user's own
+    act_on(url, token, folder)
     logged: dict[str, Path] = {}
     other_work: list[float] = []
     for scenario in scenarios:

@@ -150,6 +150,14 @@ def start_workspace(folder: Path) -> tuple[Server, str, str]:
     return server, url, token_file.read_text().strip()
 
 
+def act_on(url: str, token: str, folder: Path) -> None:
+    """Let this process, and those that it starts, be a user of a workspace, and of nothing else."""
+    os.environ.update(DATABRICKS_HOST=url, DATABRICKS_TOKEN=token, MLFLOW_DISABLE_TELEMETRY="true")
+    os.environ.update(MLFLOW_TRACKING_URI="databricks", MLFLOW_REGISTRY_URI="databricks-uc")
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    os.environ["DATABRICKS_CONFIG_FILE"] = str(folder / "none")  # no profile of the user's own
+
+
 def start_mlflow(model: Path, folder: Path, *, traced: bool) -> tuple[Server, str]:
     """``mlflow models serve`` of a logged model, and where it answers once it does."""
     port = free_port()

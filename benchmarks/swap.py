@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure, add_json_option, report
-from benchmarks.serving_sides import start_workspace
+from benchmarks.serving_sides import act_on, start_workspace
 from benchmarks.swap_load import Answers, Asking, Users
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.spec import ReleaseSpec, parse_spec
@@ -46,7 +46,7 @@ class Releases:
     def bad(self) -> None:
         """One release that is rolled back, on its ramp or in its bake by turns."""
         release = self._to_the_last_step()
-        if self._count % 2:
+        if self.done["rollback"] % 2:
             self._promote(release)
         self._parts().rollout.roll_back(release, reason="the benchmark's")
         self.done["rollback"] += 1
@@ -117,10 +117,7 @@ def _champion(folder: Path, stack: ExitStack) -> Releases:
     """A workspace with one model whose first version serves everybody."""
     server, url, token = start_workspace(folder)
     stack.callback(server.stop)
-    os.environ.update(DATABRICKS_HOST=url, DATABRICKS_TOKEN=token, MLFLOW_DISABLE_TELEMETRY="true")
-    os.environ.update(MLFLOW_TRACKING_URI="databricks", MLFLOW_REGISTRY_URI="databricks-uc")
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    os.environ["DATABRICKS_CONFIG_FILE"] = str(folder / "none")  # no profile of the user's own
+    act_on(url, token, folder)
     written: dict[str, Any] = {
         "name": "swapped",
         "model": {"registered_name": "main.default.swapped", "source": MODEL.name, "input_example": ASK},

@@ -22,7 +22,7 @@ from statistics import median
 import pandas as pd
 
 from benchmarks.figures import Figure, add_json_option, report
-from benchmarks.serving_sides import Server, client_seconds, machine_busy_seconds, start_workspace
+from benchmarks.serving_sides import Server, act_on, client_seconds, machine_busy_seconds, start_workspace
 from benchmarks.tick_late import LateTicks, fill_late
 from benchmarks.tick_tables import START, fill, first_row_at, insert, rows_scanned, table_name
 from release_pipeline.spec_gate import Metric
@@ -103,7 +103,7 @@ def main() -> int:
 def _workspace(folder: Path) -> Iterator[Server]:
     """A server on the folder's tables, to which this process's clients speak."""
     server, url, token = start_workspace(folder)
-    os.environ.update(DATABRICKS_HOST=url, DATABRICKS_TOKEN=token, DATABRICKS_CONFIG_FILE=str(folder / "none"))
+    act_on(url, token, folder)
     try:
         yield server
     finally:

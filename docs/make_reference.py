@@ -152,6 +152,8 @@ def definitions() -> str:
             "model": {"registered_name": "catalog.schema.model", "source": "agent.py"},
             "endpoint": {"name": "ENDPOINT"},
             "promotion": {"schedule": "0 9 * * 1-5"},
+            "gate": {"metrics": [{"name": "judged", "kind": "judge", "scorer": "answered"}]},
+            "notifications": {"addresses_variable": "NEWS"},
         }
     )
     loaded = build_release(spec, DOCS)

@@ -1,5 +1,6 @@
 """The command line. Exit codes: 0 done, 1 it was not to be, 2 a mistake in what was asked; see docs/operating.md."""
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -284,12 +285,14 @@ def demo(ui_port: int, workspace_port: int, keep: bool) -> None:
 @click.option("--config", default="", help="Another configuration file beside the YAML, for this release only.")
 @click.option("--force", is_flag=True, help="Release although the same content was rejected before.")
 @click.option("--dagster", "dagster_url", default="http://127.0.0.1:3000", show_default=True, help="Dagster's address.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
 @mistakes_are_sentences()
-def start(model: str, source: str, config: str, force: bool, dagster_url: str) -> None:
+def start(model: str, source: str, config: str, force: bool, dagster_url: str, as_json: bool) -> None:
     r"""Start a release of MODEL in a running Dagster.
 
     \b
         release-pipeline start my_agent
+        release-pipeline start my_agent --json
         release-pipeline start my_agent --config candidate.yaml --dagster http://127.0.0.1:3001
 
     Exit codes: 0 it has begun, and its run decides how it ends; 1 Dagster did not answer, has no such model, or
@@ -303,7 +306,11 @@ def start(model: str, source: str, config: str, force: bool, dagster_url: str) -
     run_config = {"ops": {f"{model}__logged_model": {"config": {"source": source, "config": config, "force": force}}}}
     with waiting(f"until Dagster at {dagster_url} has started the run"):
         run_id = DagsterApi(dagster_url.rstrip("/")).start_release(model, release, run_config)
-    click.echo(f"release {release} of {model} started: {dagster_url}/runs/{run_id}")
+    url = f"{dagster_url.rstrip('/')}/runs/{run_id}"
+    if as_json:
+        click.echo(json.dumps({"model": model, "release": release, "run": run_id, "url": url}, indent=2))
+    else:
+        click.echo(f"release {release} of {model} started: {url}")
 
 
 main.add_command(replay)

@@ -12,6 +12,7 @@
     │   │   └── OutOfTime          a statement was not done in time
     │   ├── TableUnreadable        a table lacks the columns that tell what the gate needs
     │   ├── EndpointError          a serving endpoint refused or failed an operation
+    │   │   ├── NotAsked           a request did not come to the model, or its answer not back
     │   │   ├── UpdateInProgress   the endpoint is busy with another update
     │   │   └── UpdateFailed       the new configuration did not become ready
     │   ├── NoAnswer               a write was not answered, or may be tried again
@@ -76,6 +77,10 @@ class TableUnreadable(WorkspaceError):
 
 class EndpointError(WorkspaceError):
     """A serving endpoint refused or failed an operation."""
+
+
+class NotAsked(EndpointError):
+    """A request did not come to the model, or its answer not back: nothing is known of the model by it."""
 
 
 class EndpointHidden(WorkspaceError):

@@ -57,13 +57,14 @@ def run(endpoint: str, table: str, requests: int, per_second: float, delay_secon
             due.append(waiting.popleft()[1:])
         write_truth(client, table, due)
 
-    for _ in range(requests):
+    begun = time.monotonic()
+    for sent in range(requests):
+        time.sleep(max(0.0, begun + sent / per_second - time.monotonic()))
         number, request_id = chance.randrange(len(lumps)), str(uuid.uuid4())
         client.serving_endpoints.query(endpoint, dataframe_records=[lumps[number]], client_request_id=request_id)
         waiting.append((time.monotonic() + delay_seconds, request_id, malignant[number]))
         if sum(due <= time.monotonic() for due, _, _ in waiting) >= ROWS_PER_STATEMENT:
             write(time.monotonic())
-        time.sleep(1 / per_second)
     if waiting:
         time.sleep(max(0.0, waiting[-1][0] - time.monotonic()))
         write(time.monotonic())

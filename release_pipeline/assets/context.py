@@ -6,7 +6,9 @@ from pathlib import Path
 import dagster as dg
 
 from release_pipeline.errors import NotAllowed, Superseded
+from release_pipeline.report.preflight_table import preflight_metadata
 from release_pipeline.rollout.parts import Parts, connect_parts
+from release_pipeline.rollout.preflight import Preflight
 from release_pipeline.spec import ReleaseSpec
 
 #: On a run that the gate, or the ledger, did not allow to act.
@@ -48,6 +50,11 @@ def failed_run(context: dg.AssetExecutionContext, error: Exception) -> dg.Failur
     if isinstance(error, NotAllowed | Superseded):
         context.instance.add_run_tags(context.run.run_id, {REFUSED_TAG: "true"})
     return failure(error)
+
+
+def refused(checked: Preflight) -> dg.Failure:
+    """What preflight found wrong, as Dagster's failure, with the table of its checks."""
+    return dg.Failure(description=str(checked), metadata=preflight_metadata(checked), allow_retries=False)
 
 
 def failure(error: Exception) -> dg.Failure:

@@ -5,10 +5,11 @@ from typing import Any
 
 import dagster as dg
 
-from release_pipeline.assets.context import ModelContext, failure
+from release_pipeline.assets.context import ModelContext, failure, refused
 from release_pipeline.errors import (
     EndpointError,
     NotAllowed,
+    NotAsked,
     Quarantined,
     Queued,
     ReleaseError,
@@ -60,9 +61,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             if checked is not None:
                 if checked.failed:
                     leave_queue(context, parts, str(checked))
-                    raise dg.Failure(
-                        description=str(checked), metadata=preflight_metadata(checked), allow_retries=False
-                    )
+                    raise refused(checked)
                 context.log.info(str(checked))
             latest = parts.payload.latest()
             entity = served_entity(spec, run.version, run.experiment_id)
@@ -152,10 +151,15 @@ def prove_challenger(parts: Parts, spec: ReleaseSpec, state: ReleaseState) -> in
     """Send tracers before anybody is served; a challenger that does not answer its example is rolled back.
 
     Raises:
+        NotAsked: It was not asked, as where others have used up a rate limit; whoever takes the first step asks again.
         ReleaseError: It did not answer, and was rolled back.
     """
     try:
         return send_tracers(parts, spec, state, strict=True)
+    except NotAsked as error:
+        raise NotAsked(
+            f"{error} That says nothing of the challenger, which stays at 0 %: materialise canary_traffic to try again."
+        ) from error
     except EndpointError as error:
         parts.rollout.roll_back(state.release, reason=f"the challenger does not answer its example request: {error}")
         raise ReleaseError(f"release {state.release} was rolled back before it had any traffic: {error}") from error

@@ -6,10 +6,12 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from release_pipeline.assets.context import ModelContext, failure
+from release_pipeline.assets.context import ModelContext, failure, refused
 from release_pipeline.errors import ReleasePipelineError, SpecError
 from release_pipeline.rollout.parts import Parts
+from release_pipeline.rollout.preflight import UPDATE, Outcome, preflight
 from release_pipeline.rollout.quarantine import refuse_content, rejected_like
+from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.registry import TAG_FORCED
 from release_pipeline.workspace.tracking import ReleaseRun, tag_run
 
@@ -42,6 +44,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             parts = model.parts(context)
             run = find_run(parts.workspace, spec, context.partition_key)
             if run is None:
+                refuse_what_cannot_be_released(parts, spec, context.partition_key)
                 source = _beside(model.folder, config.source or spec.model.source, "source")
                 chosen = config.config or spec.model.config or None
                 run = log_model(
@@ -71,6 +74,20 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         )
 
     return logged_model
+
+
+def refuse_what_cannot_be_released(parts: Parts, spec: ReleaseSpec, release: str) -> None:
+    """Ask preflight before anything is made; the deployment, by when things may have changed, asks again.
+
+    Another's update of the endpoint will be over by then, or is waited for.
+
+    Raises:
+        dagster.Failure: A check failed; the table of all of them is with it.
+        WorkspaceError: The endpoint or the ledger cannot be read.
+    """
+    checked = preflight(parts, spec, release)
+    if checked is not None and any(check.name != UPDATE for check in checked.of(Outcome.FAILED)):
+        raise refused(checked)
 
 
 def _beside(folder: Path, name: str, field: str) -> Path:

@@ -5,7 +5,7 @@ from typing import Any, Final
 import dagster as dg
 
 from release_pipeline.assets.context import ModelContext, failure
-from release_pipeline.automation.jobs import ENDPOINT_TAG, SLOT, job_name
+from release_pipeline.automation.jobs import ENDPOINT_TAG, SLOT, job_name, tell_live_version
 from release_pipeline.errors import ReleasePipelineError
 from release_pipeline.rollout.drift import Finding
 from release_pipeline.rollout.mending import DriftLook, look_for_drift, mend
@@ -71,7 +71,8 @@ def build_mend_job(model: ModelContext) -> dg.JobDefinition:
     @dg.op(name=f"{spec.name}_mend_drift", pool=f"endpoint_{spec.endpoint_name}")
     def mend_drift(context: dg.OpExecutionContext) -> None:
         try:
-            before, after = mend(model.parts(context), spec, context.partition_key)
+            parts = model.parts(context)
+            before, after = mend(parts, spec, context.partition_key)
         except ReleasePipelineError as error:
             raise failure(error) from error
         for finding in before.findings:
@@ -81,6 +82,7 @@ def build_mend_job(model: ModelContext) -> dg.JobDefinition:
         )
         # (log_event takes the evaluation of a check, although its annotation does not say so.)
         context.log_event(evaluation)  # type: ignore[arg-type]
+        tell_live_version(model, parts, context.partition_key, context)
 
     @dg.job(
         name=job_name(spec.name, "mend"),

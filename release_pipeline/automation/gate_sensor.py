@@ -18,7 +18,7 @@ from release_pipeline.rollout.ledger import Action, Entry
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.open_move import close
 from release_pipeline.rollout.parts import Parts, connect_parts
-from release_pipeline.rollout.rolling_back import has_traffic
+from release_pipeline.rollout.rolling_back import came_back
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release, paused, queued
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.sql.warehouse import within
@@ -85,6 +85,8 @@ def _tick(context: dg.SensorEvaluationContext, model: ModelContext, parts: Parts
     else:
         wanted, sentence = next_run(state, verdict, model.spec, datetime.now(UTC))
     events, cursor = _observation(model, parts, observed, context.cursor)
+    digest = observed.evidence_digest if observed else ""
+    _write_down(parts, state, wanted, digest)
     if wanted is None:
         return dg.SensorResult(skip_reason=sentence, asset_events=events, cursor=cursor)
     busy = _in_the_way(context.instance, model.spec.name, state, wanted)
@@ -100,12 +102,21 @@ def _tick(context: dg.SensorEvaluationContext, model: ModelContext, parts: Parts
         if instead is None:
             return dg.SensorResult(skip_reason=hopeless, asset_events=events, cursor=cursor)
         wanted, sentence = instead, hopeless
-    digest = observed.evidence_digest if observed else ""
+        _write_down(parts, state, wanted, digest)
     request = _request(context.instance, model.spec, state, wanted, digest, patient=bool(hopeless))
     if isinstance(request, str):
         return dg.SensorResult(skip_reason=f"{sentence} {request}", asset_events=events, cursor=cursor)
     context.log.info(sentence)
     return dg.SensorResult(run_requests=[request], asset_events=events, cursor=cursor)
+
+
+def _write_down(parts: Parts, state: ReleaseState, wanted: NextRun | None, evidence_digest: str) -> None:
+    """Bring a rollback into the ledger before its run is asked for: it will be done, whatever becomes of that run."""
+    open_already = state.open_intent is not None and state.open_intent.action is Action.ROLL_BACK
+    if wanted is not None and wanted.job == "rollback" and not open_already:
+        parts.rollout.begin_roll_back(
+            state.release, reason=wanted.reason, evidence_digest=evidence_digest, status=wanted.status
+        )
 
 
 def _idle(
@@ -117,8 +128,8 @@ def _idle(
 ) -> dg.SensorResult:
     """Nothing is under way: what was rolled back stays so; the release that has waited longest in the queue begins."""
     name, waiting = model.spec.name, queued(entries)
-    if last is not None and last.stage is Stage.ROLLED_BACK and has_traffic(last, parts.endpoint.read()):
-        return _roll_back_again(context, model.spec, last)
+    if last is not None and (why := came_back(parts.rollout, last)):
+        return _roll_back_again(context, parts, model.spec, last, why)
     if not waiting:
         sentence = f"no release of {name} yet; start one"
         if last is not None:
@@ -143,10 +154,13 @@ def _idle(
     return dg.SensorResult(run_requests=[request], cursor=context.cursor)
 
 
-def _roll_back_again(context: dg.SensorEvaluationContext, spec: ReleaseSpec, last: ReleaseState) -> dg.SensorResult:
-    """A write that came late, or another tool, gave traffic to a version that was rolled back."""
-    sentence = f"version {last.challenger_version} has traffic again after its rollback ({last.reason})"
+def _roll_back_again(
+    context: dg.SensorEvaluationContext, parts: Parts, spec: ReleaseSpec, last: ReleaseState, why: str
+) -> dg.SensorResult:
+    """A write that came late, or another tool, brought back a version that was rolled back."""
+    sentence = f"{why} ({last.reason})"
     wanted = NextRun("rollback", "roll_back", last.reason)
+    _write_down(parts, last, wanted, "")
     request: dg.RunRequest | str = ""
     if (busy := _in_the_way(context.instance, spec.name, last, wanted)) is not None:
         request = f"waiting for run {busy.run_id[:8]}"

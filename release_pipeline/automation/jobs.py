@@ -14,9 +14,12 @@ from release_pipeline.assets.canary_traffic import CHECK, check_fields, look
 from release_pipeline.assets.context import CHAIN, ModelContext, failure
 from release_pipeline.automation.next_run import next_run
 from release_pipeline.errors import ReleasePipelineError, WorkspaceError
-from release_pipeline.gate.verdict import Action, GoReason
-from release_pipeline.report.metadata import canary_metadata
+from release_pipeline.gate.verdict import Action as GateAction
+from release_pipeline.gate.verdict import GoReason
+from release_pipeline.report.metadata import canary_metadata, live_metadata
+from release_pipeline.rollout.ledger import Action
 from release_pipeline.rollout.observer import Observed
+from release_pipeline.rollout.open_move import stopped
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.rollback_time import seconds_to_zero_traffic
 
@@ -90,18 +93,19 @@ def _rollback_job(model: ModelContext) -> dg.JobDefinition:
             state = parts.rollout.roll_back(release, **asked_for)
         except ReleasePipelineError as error:
             raise failure(error) from error
+        tell_live_version(model, parts, release, context)
         asset = model.key("canary_traffic")
         url = f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"
         seconds = _seconds(parts, release, context)
         if observed is None:
-            metadata: dict[str, Any] = {"traffic_percent": 0, "verdict": Action.ROLL_BACK.value, **seconds}
+            metadata: dict[str, Any] = {"traffic_percent": 0, "verdict": GateAction.ROLL_BACK.value, **seconds}
             metadata["sentence"] = config.reason
             context.log_event(dg.AssetMaterialization(asset, partition=release, metadata=metadata))
             return
-        asked = observed.judged.action is not Action.ROLL_BACK
+        asked = observed.judged.action is not GateAction.ROLL_BACK
         verdict = replace(
             observed.verdict,
-            action=Action.ROLL_BACK,
+            action=GateAction.ROLL_BACK,
             reason=GoReason.ASKED_FOR if asked else observed.judged.reason,
             sentence=config.reason,
         )
@@ -134,6 +138,18 @@ def _seen(parts: Parts, release: str, context: dg.OpExecutionContext) -> Observe
         return None
 
 
+def tell_live_version(model: ModelContext, parts: Parts, release: str, context: dg.OpExecutionContext) -> None:
+    """Which version is live, on the asset that says so, after other acts than a promotion; in the way of nothing."""
+    alias = model.spec.promotion.alias
+    try:
+        live, endpoint = parts.registry.version_of_alias(alias), parts.endpoint.read()
+    except WorkspaceError as error:
+        context.log.warning(f"which version is live now is not known: {error}")
+        return
+    metadata = live_metadata(live, alias, endpoint.routes if endpoint else {})
+    context.log_event(dg.AssetObservation(model.key("promoted_alias"), partition=release, metadata=metadata))
+
+
 def _seconds(parts: Parts, release: str, context: dg.OpExecutionContext) -> dict[str, float]:
     """Seconds from the request to zero traffic as metadata; news for people, in the way of nothing."""
     metadata: dict[str, float] = {}
@@ -154,15 +170,21 @@ def _retire_job(model: ModelContext) -> dg.JobDefinition:
     def end_bake(context: dg.OpExecutionContext) -> None:
         try:
             parts, release = model.parts(context), context.partition_key
-            asked = context.run.tags.get(ACTION_TAG) == "retire"
-            if asked:
+            asked_by_sensor = ACTION_TAG in context.run.tags
+            if asked_by_sensor:
                 # The sensor asked for it some time ago: guards and people may have spoken since.
                 observed = look(parts, release, ingest=True)
-                wanted, sentence = next_run(observed.release, observed.verdict, spec, parts.observer.clock.now())
-                if wanted is None or wanted.job != "retire":
-                    context.log.info(sentence)
-                    return
-            parts.rollout.retire(release, by_hand=not asked)
+                begun = observed.release.open_intent
+                if begun is not None and begun.action is Action.RETIRE:
+                    if why := stopped(parts.rollout, observed):
+                        context.log.info(why)
+                        return
+                else:
+                    wanted, sentence = next_run(observed.release, observed.verdict, spec, parts.observer.clock.now())
+                    if begun is not None or wanted is None or wanted.job != "retire":
+                        context.log.info(sentence)
+                        return
+            parts.rollout.retire(release, by_hand=not asked_by_sensor)
         except ReleasePipelineError as error:
             raise failure(error) from error
 

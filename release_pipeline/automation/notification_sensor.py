@@ -16,7 +16,7 @@ from release_pipeline.automation.gate_sensor import SQL_SECONDS
 from release_pipeline.automation.notify import addresses_of, send
 from release_pipeline.automation.receivers import Receivers, Told
 from release_pipeline.errors import ReleasePipelineError, WorkspaceError
-from release_pipeline.report.news import Message, hold_key, hold_of, news_of
+from release_pipeline.report.news import Message, hold_key, hold_of, news_of, stuck
 from release_pipeline.rollout.ledger import Entry
 from release_pipeline.rollout.mending import look_for_drift
 from release_pipeline.rollout.parts import Parts, connect_parts
@@ -125,13 +125,17 @@ def _holds(
     parts: Parts, spec: ReleaseSpec, receivers: Receivers, now: datetime, entries: Sequence[Entry]
 ) -> Callable[[Told], list[Message]]:
     state = current_release(entries)
-    wanted = {"hold", "approval"} & set(spec.notifications.about)
-    if state is None or not state.active or state.open_intent is not None or not wanted:
+    if state is None or not state.active:
         return lambda told: []
-    observed = parts.observer.look(state.release, entries=entries, ingest=False)
-    key = hold_key(observed) if observed else ""
-    seconds = receivers.held_seconds(key, now.timestamp())
-    held = hold_of(observed, spec, seconds / 60) if observed else None
+    if state.open_intent is not None:
+        key, held = f"{state.release}/{state.open_intent.entry_id}", stuck(state, spec, now)
+    elif {"hold", "approval"} & set(spec.notifications.about):
+        observed = parts.observer.look(state.release, entries=entries, ingest=False)
+        key = hold_key(observed) if observed else ""
+        seconds = receivers.held_seconds(key, now.timestamp())
+        held = hold_of(observed, spec, seconds / 60) if observed else None
+    else:
+        return lambda told: []
 
     def fresh(told: Told) -> list[Message]:
         told.holds = [each for each in told.holds if each.startswith(f"{state.release}/")]

@@ -21,13 +21,6 @@ START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Stack:
     """A running local workspace and Dagster.

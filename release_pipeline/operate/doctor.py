@@ -57,7 +57,7 @@ def packages() -> Iterator[Check]:
             wrong.append(f"{needed.name} is {version}, needed is {needed.name}{needed.specifier}")
     python = ".".join(str(part) for part in sys.version_info[:3])
     if wrong:
-        remedy = "install the project anew, with `pip install --require-hashes -r requirements.lock`"
+        remedy = "install the package anew: `make setup` in a clone, else `pip install --upgrade` with its wheel"
         yield Check("packages", Outcome.FAILED, f"{'; '.join(wrong)}: {remedy}.")
         return
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("dagster", "mlflow", "databricks-sdk"))
@@ -79,7 +79,7 @@ def dagster_instance() -> Iterator[Check]:
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        yield Check(name, Outcome.FAILED, f"{file} cannot be read ({_said(error)}); copy this project's there.")
+        yield Check(name, Outcome.FAILED, f"{file} cannot be read ({_said(error)}); copy the package's there.")
         return
     limited = _limited_tags(found)
     missing = [f"{tag} is not limited: {what}" for tag, what in _LIMITED.items() if tag not in limited]

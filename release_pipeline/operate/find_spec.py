@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from release_pipeline.errors import SpecError
-from release_pipeline.operate.spec_files import FILE, spec_files
+from release_pipeline.operate.spec_files import FILE, project_folder, spec_files
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_file import read_spec
 
@@ -23,11 +23,11 @@ class Found:
     broken: tuple[str, ...]
 
 
-def find_specs(folder: Path | None = None) -> Found:
-    """All releases below ``folder``, the current one by default; those that the package ships where it has none."""
+def find_specs() -> Found:
+    """All releases of the project."""
     specs: dict[Path, ReleaseSpec] = {}
     broken: list[str] = []
-    for file in spec_files(folder):
+    for file in spec_files():
         try:
             specs[file] = read_spec(file, with_model=False)
         except SpecError as error:
@@ -55,7 +55,7 @@ def find_spec(model: str, file: Path | None = None) -> ReleaseSpec:
     known = f"the models there are {_list(sorted({spec.name for spec in found.specs.values()}))}"
     problems = f" Not readable: {' '.join(found.broken)}" if found.broken else ""
     raise SpecError(
-        f"no {FILE} below {Path.cwd()} has a release of {model}; "
+        f"no {FILE} below {project_folder()} has a release of {model}; "
         f"{known if found.specs else 'there is none of any model'}. Name its file with --spec.{problems}"
     )
 
@@ -71,9 +71,18 @@ def chosen_specs(models: tuple[str, ...], file: Path | None = None) -> tuple[lis
     if models:
         return [find_spec(model, file) for model in dict.fromkeys(models)], []
     found = find_specs()
-    if not found.specs and not found.broken:
-        raise SpecError(f"there is no release below {Path.cwd()}; go to the project's folder.")
+    need_one(found)
     return sorted(found.specs.values(), key=lambda spec: spec.name), list(found.broken)
+
+
+def need_one(found: Found) -> None:
+    """Nothing where the project has a release.
+
+    Raises:
+        SpecError: It has none: most likely this is another folder.
+    """
+    if not found.specs and not found.broken:
+        raise SpecError(f"there is no release below {project_folder()}; go to the project's folder.")
 
 
 def _list(names: Iterable[object]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from release_pipeline.errors import NotConfigured, ReleasePipelineError, SpecError, WorkspaceUnreachable
+from release_pipeline.errors import NotConfigured, ReleasePipelineError, WorkspaceUnreachable
 from release_pipeline.operate.completion import complete_model
 from release_pipeline.operate.session import Session, Told, open_session, operator_command, session_of, tell
 
@@ -92,11 +92,10 @@ def _each(
         return
     if file is not None:
         raise click.UsageError("--spec names one model; --all means those of the project.")
-    from release_pipeline.operate.find_spec import find_specs
+    from release_pipeline.operate.find_spec import find_specs, need_one
 
     found = find_specs()
-    if not found.specs and not found.broken:
-        raise SpecError(f"there is no release below {Path.cwd()}; go to the project's folder.")
+    need_one(found)
     wrong, told = list(found.broken), list[Told]()
     for spec in found.specs.values():
         try:

@@ -54,8 +54,7 @@ def roll_back(session: Session, release: str | None, reason: str) -> Told:
         NotAllowed: There is nothing to roll back.
         EndpointError: The endpoint did not do it yet; the intent stays open.
     """
-    from release_pipeline.rollout.ledger import Action
-    from release_pipeline.rollout.rollback_time import seconds_to_zero_traffic
+    from release_pipeline.rollout.rollback_time import last_rollback, seconds_to_zero_traffic
     from release_pipeline.rollout.state import Stage
 
     parts, name = session.parts, session.spec.name
@@ -83,7 +82,7 @@ def roll_back(session: Session, release: str | None, reason: str) -> Told:
         return Told("rollback", name, False, sentence, before)
     entries = parts.ledger.read()
     state, seconds = session.release(key, entries), seconds_to_zero_traffic(entries, key)
-    asked = next(row for row in entries if row.release == key and row.action is Action.ROLL_BACK)
+    asked = last_rollback(entries, key)[0]
     if state.champion_version is None:
         what = f"it was the first release of {name}, so endpoint {session.spec.endpoint_name} is deleted"
     else:
@@ -98,7 +97,11 @@ def roll_back(session: Session, release: str | None, reason: str) -> Told:
 @click.command()
 @model_argument
 @release_option
-@click.option("--override", metavar="REASON", help="Promote against the gate, for this reason; it is recorded.")
+@click.option(
+    "--override",
+    metavar="REASON",
+    help="Promote against the gate, for this reason; it is recorded. It takes --release.",
+)
 @operator_command
 def promote(model: str, release: str | None, override: str | None, file: Path | None, as_json: bool) -> None:
     r"""Promote a release of MODEL: all traffic, verified, then the alias.
@@ -191,7 +194,7 @@ def _again() -> str:
 
 @click.command()
 @model_argument
-@release_option
+@click.option("--release", help="The release's key; without it the newest is named, and nothing done.")
 @click.option("--reason", default="", help="Why; it is recorded in the ledger.")
 @operator_command
 def approve(model: str, release: str | None, reason: str, file: Path | None, as_json: bool) -> None:

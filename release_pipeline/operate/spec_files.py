@@ -1,21 +1,31 @@
 """Where the releases of a project are: their files, without reading what is in them."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-_PACKAGED: Final = Path(__file__).parents[1] / "defs"
 FILE: Final = "defs.yaml"
 #: Every YAML of a release says this somewhere; a quick look saves reading the others.
 _COMPONENT: Final = "ReleasePipelineComponent"
 #: Folders with very many files and no release of the user's own.
 _NEVER: Final = ("node_modules", "site-packages", "__pycache__")
+#: Environment variable: the module of the code location, as the image sets it, where the project is installed.
+MODULE: Final = "RELEASE_PIPELINE_MODULE"
 
 
-def spec_files(folder: Path | None = None) -> list[Path]:
-    """The YAML of all releases below ``folder``, the current one by default; those of the package if it has none."""
-    return _releases(folder or Path.cwd()) or _releases(_PACKAGED)
+def project_folder() -> Path:
+    """Where a project's releases are looked for: in the package that `MODULE` names, else in the current folder."""
+    package = os.environ.get(MODULE, "").partition(".")[0]
+    found = importlib.util.find_spec(package) if package else None
+    places = found.submodule_search_locations if found else None
+    return Path(places[0]) if places else Path.cwd()
+
+
+def spec_files() -> list[Path]:
+    """The YAML of all releases of the project."""
+    return _releases(project_folder())
 
 
 def _releases(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ The first keys are for people: sentence, picture, table. Values are kept narrow,
 table that is wider than half the window. Numbers, which it plots over time, come last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -61,10 +61,17 @@ def promotion_metadata(
         routes: Traffic percent per served entity, as read back.
     """
     return {
+        **live_metadata(live_version, alias, routes),
+        **_story(observed, now or observed.release, endpoint_url),
+    }
+
+
+def live_metadata(live_version: str | None, alias: str, routes: Mapping[str, int]) -> dict[str, str]:
+    """Which version is live, first of all that is shown of a promotion; arguments as of :func:`promotion_metadata`."""
+    return {
         "live_version": live_version or "none",
         "alias": alias,
         "routes": ", ".join(f"{name} {share} %" for name, share in routes.items()),
-        **_story(observed, now or observed.release, endpoint_url),
     }
 
 

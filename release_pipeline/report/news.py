@@ -5,11 +5,13 @@ A message has the model, the release, what happened, who or what did it, and why
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from release_pipeline.gate.verdict import Action as GateAction
 from release_pipeline.gate.verdict import HoldReason
 from release_pipeline.rollout.ledger import Action, Entry, Phase
 from release_pipeline.rollout.observer import Observed
+from release_pipeline.rollout.state import ReleaseState
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_notifications import Topic
 
@@ -61,6 +63,20 @@ def hold_of(observed: Observed, spec: ReleaseSpec, minutes: float) -> Message | 
     if "hold" not in about or verdict.reason == HoldReason.BAKING or minutes < spec.notifications.hold_minutes:
         return None
     return Message("hold", f"{where}: {verdict.reason} for {minutes:.0f} min on this step. {verdict.sentence}", True)
+
+
+def stuck(state: ReleaseState, spec: ReleaseSpec, now: datetime) -> Message | None:
+    """An act that was begun and is not finished after `notifications.hold_minutes`, None where there is none."""
+    opened = state.open_intent
+    minutes = (now - opened.at).total_seconds() / 60 if opened is not None else 0.0
+    if opened is None or minutes < spec.notifications.hold_minutes:
+        return None
+    topic: Topic = "rollback" if opened.action is Action.ROLL_BACK else "hold"
+    text = (
+        f"{spec.name} {state.release}: {opened.action} was begun {minutes:.0f} min ago by {opened.actor} and is not "
+        f"finished; the newest run in Dagster says what keeps it. {opened.reason}"
+    )
+    return Message(topic, text, bad=True) if topic in spec.notifications.about else None
 
 
 def letter(messages: Sequence[Message], spec: ReleaseSpec, endpoint_url: str) -> tuple[str, str]:

@@ -49,6 +49,11 @@ def make_way(rollout: "Rollout", release: str, version: str, entity: ServedEntit
         planned(rollout.spec, rollout.endpoint.read(), champion, version, entity)
         rollout.retire(other.release, reason=f"release {release} ends the bake of the one before", by_hand=True)
     elif policy == "replace":
+        if other.champion_version is None and other.stage is Stage.RAMPING:
+            raise NotAllowed(
+                f"{under_way}, serves everybody as the first release of {name}, and has nothing to go back to; promote "
+                "it, or roll it back, which deletes the endpoint."
+            )
         refuse_rejected(rollout.registry, release, version)
         if rollout.registry.version_of_alias(rollout.spec.promotion.alias) == version:
             raise NotAllowed(f"version {version} of {rollout.registry.name} is the champion already.")
@@ -58,7 +63,7 @@ def make_way(rollout: "Rollout", release: str, version: str, entity: ServedEntit
         rollout.roll_back(other.release, reason=reason, status=status)
     else:
         raise NotAllowed(f"{under_way}; wait for its end or roll it back, then materialise again.")
-    return rollout.ledger.read()
+    return make_way(rollout, release, version, entity)  # a third release may have begun meanwhile
 
 
 def _harm(rollout: "Rollout", other: ReleaseState) -> str:

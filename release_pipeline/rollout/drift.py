@@ -64,7 +64,7 @@ CONFIGURATION: Final = frozenset(
 
 
 def drift(
-    spec: ReleaseSpec, should: Expected, endpoint: EndpointState | None, alias: str | None
+    spec: ReleaseSpec, should: Expected, endpoint: EndpointState | None, alias: str | None, *, telemetry: bool = False
 ) -> tuple[Finding, ...]:
     """Everything that has drifted, none where all is as it should be.
 
@@ -73,10 +73,11 @@ def drift(
         should: What the ledger says; no act may be under way.
         endpoint: The endpoint as it is, None where there is none.
         alias: The version that the alias names, None for none.
+        telemetry: Whether the inference table is written without a setting of the endpoint's.
     """
     if not should.exists:
         return ()  # the ledger's last word is that there is no endpoint: what is there is none of its business
-    return _Comparison(spec, should, endpoint, alias).findings()
+    return _Comparison(spec, should, endpoint, alias, telemetry).findings()
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class _Comparison:
     should: Expected
     endpoint: EndpointState | None
     alias: str | None
+    telemetry: bool
 
     def findings(self) -> tuple[Finding, ...]:
         if self.endpoint is None:
@@ -232,7 +234,7 @@ class _Comparison:
         ]
 
     def _inference_table(self, now: EndpointState) -> list[Finding]:
-        if now.inference_table == self.spec.payload_table:
+        if now.inference_table == self.spec.payload_table or (now.inference_table is None and self.telemetry):
             return []
         what = f"logs to {now.inference_table}" if now.inference_table else "has its inference table switched off"
         return [

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from release_pipeline.errors import NotAllowed
+from release_pipeline.errors import NotAllowed, WorkspaceError
 from release_pipeline.rollout.drift import CONFIGURATION, Finding, Kind, changed_settings, drift, wanted_tags
 from release_pipeline.rollout.expected import Expected, expected
-from release_pipeline.rollout.ledger import EVENTS, Action, Entry
+from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Phase
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import ReleaseState, current_release
 from release_pipeline.spec import ReleaseSpec
@@ -55,7 +55,7 @@ def look_for_drift(parts: Parts, spec: ReleaseSpec) -> DriftLook:
         return DriftLook(not_looked=f"endpoint {endpoint.name} is being updated", state=state)
     if _newest_act(parts.ledger.read()) != _newest_act(entries):
         return DriftLook(not_looked="a release moved meanwhile", state=state)
-    found = drift(spec, should, endpoint, alias)
+    found = drift(spec, should, endpoint, alias, telemetry=telemetry(parts, entries, endpoint))
     return DriftLook(found, "", state, should, endpoint, alias)
 
 
@@ -133,6 +133,22 @@ def mend_plan(
     if Kind.INFERENCE_TABLE_OFF in kinds:
         after["inference_table"] = spec.payload_table
     return after
+
+
+def telemetry(parts: Parts, entries: list[Entry], endpoint: EndpointState | None) -> bool:
+    """Whether the inference table is written without a setting of the endpoint's, as telemetry does it.
+
+    Only of an endpoint that was there before the first release: one that a release made was given the setting.
+    """
+    if endpoint is None or endpoint.inference_table is not None or endpoint.logging_off:
+        return False
+    deployed = [entry for entry in entries if entry.action is Action.DEPLOY and entry.phase is Phase.DONE]
+    if any(entry.after.get("champion_version") is None for entry in deployed):
+        return False
+    try:
+        return parts.payload.newest() is not None
+    except WorkspaceError:
+        return False
 
 
 def _as_dict(entity: ServedEntity) -> dict[str, Any]:

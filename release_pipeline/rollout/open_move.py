@@ -90,8 +90,8 @@ def nothing_done(rollout: "Rollout", state: ReleaseState) -> bool:
     opened = state.open_intent
     if opened is None or opened.action not in _MOVES or not unchanged(state, rollout.endpoint.read()):
         return False
-    aliases = opened.before.get("alias", {})
-    return all(rollout.registry.version_of_alias(alias) == version for alias, version in aliases.items())
+    aliases = opened.after.get("alias", {})
+    return all(rollout.registry.version_of_alias(alias) != version for alias, version in aliases.items())
 
 
 def close(rollout: "Rollout", state: ReleaseState, why: str) -> bool:

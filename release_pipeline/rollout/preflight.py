@@ -26,6 +26,8 @@ from release_pipeline.workspace.endpoint import EndpointState
 from release_pipeline.workspace.permissions import Permissions, Principal, Securable, lacking, permission_call
 
 _MANAGES: Final = "CAN_MANAGE"
+#: The check that nobody else is updating the endpoint.
+UPDATE: Final = "update"
 
 
 class Outcome(StrEnum):
@@ -88,8 +90,17 @@ def preflight(parts: Parts, spec: ReleaseSpec, release: str | None = None) -> Pr
     except EndpointHidden as error:
         hidden = str(error)
     elsewhere = partial(other_endpoint, entries, parts.endpoint)
+    champion = partial(parts.registry.version_of_alias, spec.promotion.alias)
     looked = _Look(
-        spec, Permissions(parts.workspace), endpoint, entries, release, parts.payload.newest, elsewhere, hidden
+        spec,
+        Permissions(parts.workspace),
+        endpoint,
+        entries,
+        release,
+        parts.payload.newest,
+        elsewhere,
+        champion,
+        hidden,
     )
     return Preflight(tuple(looked.checks()))
 
@@ -132,6 +143,7 @@ class _Look:
     release: str | None
     newest_row: Callable[[], datetime | None]
     elsewhere: Callable[[], str]
+    champion: Callable[[], str | None]
     hidden: str = ""
 
     def checks(self) -> Iterable[Check]:
@@ -145,6 +157,7 @@ class _Look:
             ("model", self._model),
             ("ledger", lambda who: self._table(self.spec.ledger_table, who)),
             ("evidence", lambda who: self._table(self.spec.evidence_table, who)),
+            ("rows", self._reads),
             ("endpoint", self._manages),
         ]
         for name, check in asked:
@@ -152,8 +165,9 @@ class _Look:
         for name, problem in (
             ("endpoint creator", self._creator),
             ("endpoint owner", self._owner),
+            ("champion", self._champion),
             ("inference table", self._inference_table),
-            ("update", self._update),
+            (UPDATE, self._update),
         ):
             yield Check(name, Outcome.WARNING, self.hidden) if self.hidden else self._check(name, problem)
         if self.spec.endpoint.permissions:
@@ -197,6 +211,12 @@ class _Look:
         missing = [each for each in ("SELECT", "MODIFY") if not self.permissions.holds(each, where, who)]
         return lacking([(each, where) for each in missing], who)
 
+    def _reads(self, who: Principal) -> str:
+        """Tables that the gate only reads: the inference table, once it is there, and those of truth."""
+        tables = [self.spec.payload_table, *(each.table for each in self.spec.gate.metrics if each.table)]
+        there = [Securable("TABLE", table) for table in dict.fromkeys(tables) if self.permissions.exists(table)]
+        return lacking([("SELECT", where) for where in there if not self.permissions.holds("SELECT", where, who)], who)
+
     def _manages(self, who: Principal) -> str:
         if self.hidden:
             return (
@@ -221,8 +241,19 @@ class _Look:
             return ""
         return (
             f"{now.creator}, who created endpoint {now.name}, does not exist any more, so that its updates fail with "
-            f"PERMISSION_DENIED; create the endpoint anew as somebody who stays, with DELETE "
-            f"/api/2.0/serving-endpoints/{now.name} at a quiet time and then a first release."
+            f"PERMISSION_DENIED; make the endpoint anew as somebody who stays: DELETE /api/2.0/serving-endpoints/"
+            f"{now.name} at a quiet time, then the job {self.spec.name}_mend at once."
+        )
+
+    def _champion(self) -> str:
+        alias, model = self.spec.promotion.alias, self.spec.model.registered_name
+        version = self.champion() if self.endpoint is None else None
+        if version is None:
+            return ""
+        return (
+            f"alias {alias} of {model} names version {version}, but endpoint {self.spec.endpoint_name} does not exist; "
+            f"run the job {self.spec.name}_mend, which makes it again as the ledger says, or delete the alias to begin "
+            "anew without a champion."
         )
 
     def _owner(self) -> str:

@@ -15,14 +15,33 @@ def zero_traffic_at(outcome: Entry) -> datetime | None:
     return datetime.fromisoformat(str(said)) if said else None
 
 
-def seconds_to_zero_traffic(entries: Sequence[Entry], release: str) -> float | None:
-    """Seconds from the request to roll ``release`` back until zero traffic was verified; None before that.
+def last_rollback(entries: Sequence[Entry], release: str) -> list[Entry]:
+    """Rows of the newest rollback of ``release``, from the one that first asked for it; empty where there was none.
+
+    A release whose version came back, by another tool or a late write, is rolled back once more.
 
     Args:
         entries: Rows of the ledger, oldest first.
         release: A release's key.
     """
-    rows = [entry for entry in entries if entry.release == release and entry.action is Action.ROLL_BACK]
-    asked = next((row for row in rows if row.phase is Phase.INTENT), None)
+    rows: list[Entry] = []
+    for entry in entries:
+        if entry.release == release and entry.action is Action.ROLL_BACK:
+            again = entry.phase is Phase.INTENT and any(row.phase is Phase.DONE for row in rows)
+            rows = [entry] if again else [*rows, entry]
+    return rows
+
+
+def seconds_to_zero_traffic(entries: Sequence[Entry], release: str) -> float | None:
+    """Seconds from the request to roll ``release`` back, the newest one, until zero traffic was verified.
+
+    Args:
+        entries: Rows of the ledger, oldest first.
+        release: A release's key.
+
+    Returns:
+        None where that is not so yet, or the rows do not say.
+    """
+    rows = last_rollback(entries, release)
     zero = next((zero_traffic_at(row) for row in rows if row.phase is Phase.DONE), None)
-    return None if asked is None or zero is None else max((zero - asked.at).total_seconds(), 0.0)
+    return None if zero is None else max((zero - rows[0].at).total_seconds(), 0.0)

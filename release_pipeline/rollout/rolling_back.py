@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from release_pipeline.errors import NotAllowed, Superseded
 from release_pipeline.rollout.deployment import planned_rollback
 from release_pipeline.rollout.ledger import Action, Entry, Phase
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
-from release_pipeline.workspace.endpoint import EndpointState
 from release_pipeline.workspace.registry import REJECTED
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _ATTEMPTS: Final = 10
 #: A run that wrote late leaves an open rollback to whoever carries it out, and looks so often whether it is done.
 _LOOKS: Final = 30
+#: How long after a rollback a write of a run that was killed may still arrive: clients try again for minutes.
+_LATE: Final = timedelta(minutes=15)
 
 
 def begin_roll_back(
@@ -77,9 +79,22 @@ def _begin(rollout: "Rollout", release: str, reason: str, evidence_digest: str, 
     return begun
 
 
-def has_traffic(state: ReleaseState, now: EndpointState | None) -> bool:
-    """Whether anybody is sent to a release's challenger."""
-    return now is not None and now.routes.get(state.entities.get("challenger", ""), 0) > 0
+def came_back(rollout: "Rollout", last: ReleaseState) -> str:
+    """What is wrong where the version of a release that was rolled back has traffic again, else nothing.
+
+    Or where the alias names it a short while after: a run that was killed may have sent that off. Later it is a change
+    by hand, which drift tells and a person mends.
+    """
+    if last.stage is not Stage.ROLLED_BACK:
+        return ""
+    now, version = rollout.endpoint.read(), last.challenger_version
+    if now is not None and now.routes.get(last.entities.get("challenger", ""), 0) > 0:
+        return f"version {version} has traffic again after its rollback"
+    late = last.last_at is not None and rollout.clock.now() - last.last_at < _LATE
+    alias = rollout.spec.promotion.alias
+    if late and rollout.registry.version_of_alias(alias) == version:
+        return f"alias {alias} names version {version} again after its rollback"
+    return ""
 
 
 def take_back(rollout: "Rollout", intent: Entry) -> str:

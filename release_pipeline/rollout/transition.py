@@ -69,17 +69,20 @@ class Rollout:
         self.ledger.create()
         entries = self.ledger.read(release)
         mine = current_release(entries, release)
-        if mine is not None and mine.open_intent is None and mine.stage is not Stage.FAILED:
+        opened = mine.open_intent if mine is not None else None
+        if mine is not None and opened is None and mine.stage is not Stage.FAILED:
             return mine  # deployed already, by this run's predecessor
-        if mine is None or mine.open_intent is None:
+        if mine is not None and opened is not None and opened.action not in (Action.DEPLOY, Action.ROLL_BACK):
+            return mine  # what moves it on is finished by whoever asks the gate whether it still should be
+        if opened is None:
             entries = self._begun(release, version, entity, table_version)
         return self._finish(release, entries)
 
     def _begun(self, release: str, version: str, entity: ServedEntity, table_version: int) -> list[Entry]:
         """The ledger with the intent to deploy as its newest row; where another release came first, that counts."""
         for attempt in range(_BEGINNINGS):
-            entries = make_way(self, release, version, entity)
             try:
+                entries = make_way(self, release, version, entity)
                 return [*entries, self._deploy_intent(entries, release, version, entity, table_version)]
             except Superseded:
                 if attempt == _BEGINNINGS - 1:
@@ -326,6 +329,8 @@ class Rollout:
     ) -> list[Entry]:
         """The ledger with the outcome of ``intent``, behind events that were said meanwhile.
 
+        Where another run has finished the same, and said so first, the outcome is its own.
+
         Raises:
             Superseded: An act came after the intent.
         """
@@ -347,6 +352,9 @@ class Rollout:
             except Superseded:
                 later = self.ledger.read()
                 come = [entry for entry in later if entry.sequence > entries[-1].sequence]
+                act = (intent.release, intent.action, phase)
+                if any((entry.release, entry.action, entry.phase) == act for entry in come):
+                    return later
                 if not come or any(entry.action not in EVENTS for entry in come):
                     raise
                 entries = later

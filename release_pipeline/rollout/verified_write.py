@@ -108,6 +108,8 @@ class VerifiedWrite:
         if "routes" in after:
             entities = [ServedEntity(**entity) for entity in after["entities"]]
             self._ensure(intent, after["routes"], add=entities, remove=set(after["remove"]))
+            if "endpoint_gone" in after["mends"]:  # one that is made anew has nobody's permissions
+                settle(self.spec.endpoint, self.endpoint, lambda: self._fence(intent))
         if "tags" in after:
             self._fence(intent)
             self.endpoint.set_tags(after["tags"])

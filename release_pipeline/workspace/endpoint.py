@@ -9,6 +9,7 @@ from release_pipeline.errors import (
     EndpointError,
     EndpointHidden,
     NoAnswer,
+    NotAsked,
     UpdateFailed,
     UpdateInProgress,
     WorkspaceError,
@@ -18,7 +19,13 @@ from release_pipeline.spec_endpoint import Permission, RateLimit
 from release_pipeline.workspace import endpoint_parts
 from release_pipeline.workspace.client import Workspace, one_try
 from release_pipeline.workspace.endpoint_counters import MetricsPage, read_counters
-from release_pipeline.workspace.endpoint_refusals import not_ready_in_time, refused_change, refused_query, unsure
+from release_pipeline.workspace.endpoint_refusals import (
+    kept_from_the_model,
+    not_ready_in_time,
+    refused_change,
+    refused_query,
+    unsure,
+)
 
 if TYPE_CHECKING:
     from databricks.sdk.service.serving import ServingEndpointDetailed
@@ -294,6 +301,7 @@ class Endpoint:
         """Send one request to one served entity, whatever its traffic.
 
         Raises:
+            NotAsked: The service refused the request, or it was not answered in time.
             EndpointError: It did not answer with success.
         """
         from databricks.sdk.errors.base import DatabricksError
@@ -302,7 +310,8 @@ class Endpoint:
         try:
             return self._workspace.client.api_client.do("POST", path, body=dict(body))
         except (DatabricksError, TimeoutError) as error:
-            raise EndpointError(
+            kind = NotAsked if kept_from_the_model(error) else EndpointError
+            raise kind(
                 f"served entity {entity} of {self.name} did not answer: {refused_query(self, entity, error)}."
             ) from None
 

@@ -50,6 +50,14 @@ def refused_query(endpoint: "Endpoint", entity: str, error: Exception) -> str:
     return f"the endpoint serves {', '.join(each.name for each in state.entities)} instead"
 
 
+def kept_from_the_model(error: Exception) -> bool:
+    """Whether a request was refused before the model, or timed out, so that it tells nothing of the model."""
+    from databricks.sdk import errors
+
+    refused = (errors.Unauthenticated, errors.PermissionDenied, errors.TooManyRequests)
+    return isinstance(error, (*refused, errors.TemporarilyUnavailable, errors.DeadlineExceeded, TimeoutError))
+
+
 def not_ready_in_time(state: "EndpointState", seconds: float) -> str:
     """The sentence about an endpoint that has not become ready, with the command that shows why."""
     # The build log of one entity says what the others' say, too: they share what keeps them.

@@ -104,10 +104,10 @@ class Registry:
         """Point ``alias`` at ``version``.
 
         Raises:
-            RegistryError: The registry refused; setting an alias needs ownership of the model.
+            RegistryError: The registry refused; setting an alias needs MANAGE on the model, or its ownership.
         """
         self._write(
-            f"set the alias {alias} of {self.name} to version {version} (it needs ownership of the model)",
+            f"set the alias {alias} of {self.name} to version {version} (it needs MANAGE on the model, or ownership)",
             lambda client: client.set_registered_model_alias(self.name, alias, version),
         )
 

@@ -22,12 +22,12 @@ import yaml
 
 from release_pipeline.demo import summary
 from release_pipeline.demo.load import Answer, read_log
-from release_pipeline.demo.stack import free_port
 from release_pipeline.demo.story import CHAPTERS, MODEL, Ended, example_spec
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.rollout.state import Stage, current_release
 from tests.browser.chromium import Chromium
 from tests.browser.dagster_ui import HEIGHT, WIDTH, DagsterUi
+from tests.conftest import free_port
 from tests.deploy.postgres_server import Postgres, running_server, without_server
 
 PROJECT = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from release_pipeline.operate.spec_files import MODULE
 from tests.conftest import free_port
 
 PROJECT = Path(__file__).parents[2]
@@ -66,6 +67,7 @@ def test_it_runs_as_nobody_special_and_carries_no_secret() -> None:
     assert deployment["podSecurityContext"]["runAsUser"] == 10001
     assert arguments("EXPOSE") == [str(deployment["port"])]
     assert deployment["dagsterApiGrpcArgs"] == ["-m", default("MODULE")]
+    assert f"{MODULE}=${{MODULE}}" in " ".join(arguments("ENV")), "commands find the project's releases by it"
 
 
 def test_everything_that_is_copied_exists_and_is_sent_to_the_builder() -> None:
@@ -116,7 +118,7 @@ def test_the_command_of_the_image_serves_the_definitions(tmp_path: Path) -> None
     (command,) = [yaml.safe_load(rest) for rest in arguments("CMD") if rest.startswith("[")]
     (port_of_image,) = arguments("EXPOSE")
     port = free_port()
-    words = shlex.split(command[2].replace(port_of_image, str(port)).replace("$MODULE", default("MODULE")))
+    words = shlex.split(command[2].replace(port_of_image, str(port)).replace(f"${MODULE}", default("MODULE")))
     assert words[:3] == ["exec", "dagster", "api"]
     words[words.index("0.0.0.0")] = "127.0.0.1"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DATABRICKS_")}

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,18 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # They start the others and are imported by nobody; a deployed code location has no use for them.
 OUTERMOST = {"cli", "demo", "__init__", "defs"}
+
+
+def test_the_page_shows_these_arrows() -> None:
+    page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("| Part | Imports |\n|---|---|\n")[1].split("\n\n")[0]
+    shown = {}
+    for row in table.splitlines():
+        part, imported = (re.findall(r"`(\w+)`", cell) for cell in row.strip("|").split(" | "))
+        shown[part[0]] = set(imported)
+    assert shown == MAY_IMPORT
+    described = page.split("## Parts")[1].split("## Arrows")[0]
+    assert [part for part in [*MAY_IMPORT, "cli", "demo"] if not re.search(rf"\b{part}\b", described)] == []
 
 
 def modules() -> Iterator[Path]:

@@ -12,7 +12,7 @@ from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_file import read_spec
 
 PROJECT = Path(__file__).parents[2]
-FOLDERS = ("docs", "deploy", "benchmarks", "examples")
+FOLDERS = ("docs", "deploy", "benchmarks", "examples", "release_pipeline/defs")
 PAGES = sorted([*PROJECT.glob("*.md"), *(page for folder in FOLDERS for page in (PROJECT / folder).rglob("*.md"))])
 NAMES = [str(page.relative_to(PROJECT)) for page in PAGES]
 COMPONENT = "release_pipeline.ReleasePipelineComponent"
@@ -45,6 +45,14 @@ def anchors(page: Path) -> set[str]:
     return {
         name + (f"-{plain[:index].count(name)}" if name in plain[:index] else "") for index, name in enumerate(plain)
     }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_have_a_head(name: str) -> None:
+    """A blank line in a table shows what follows as it stands, with its bars."""
+    text = without_code((PROJECT / name).read_text(encoding="utf-8"))
+    tables = [block for block in re.split(r"\n\s*\n", text) if block.lstrip().startswith("|")]
+    assert [block for block in tables if not re.match(r"\s*\|[^\n]+\n\s*\|[\s:|-]+(\n|$)", block)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

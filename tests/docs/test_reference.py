@@ -21,7 +21,7 @@ from release_pipeline.rollout.ledger import Action, Entry, Phase
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.state import Stage, current_release
 from release_pipeline.spec_gate import GatePart, Metric
-from release_pipeline.workspace import evidence_table
+from release_pipeline.workspace import evidence_table, score_table
 
 PROJECT = Path(__file__).parents[2]
 DOCS = PROJECT / "docs"
@@ -168,9 +168,10 @@ def test_every_column_is_described(reference: str) -> None:
     tables = section(reference, "Tables")
     evidence = dict(evidence_table._COLUMNS)
     pairs = [tuple(column.split()) for column in ledger._COLUMNS.split(",")]
-    for name, kind in [*pairs, *evidence.items()]:
+    scores = dict(score_table._COLUMNS)
+    for name, kind in [*pairs, *evidence.items(), *scores.items()]:
         assert f"| `{name}` | {kind} |" in tables
-    assert tables.count("\n| `") == len(pairs) + len(evidence)
+    assert tables.count("\n| `") == len(pairs) + len(evidence) + len(scores)
 
 
 @pytest.mark.parametrize("word", [*Action, *Phase, *Stage])

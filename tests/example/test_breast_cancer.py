@@ -63,6 +63,7 @@ def test_the_yaml_and_its_configurations_are_valid() -> None:
     spec = read_spec(EXAMPLE / "defs.yaml")
     (label,) = [metric for metric in spec.gate.metrics if metric.kind == "label"]
     assert label.settle_minutes == 0.5, "the README explains this figure"
+    assert spec.promotion.automatic, "the README promises it"
     assert spec.model.config in {f"{name}.yaml" for name in CONFIGS}
     for name in CONFIGS:
         assert set(yaml.safe_load((EXAMPLE / f"{name}.yaml").read_text())) == {"columns", "malignant_from"}

@@ -15,10 +15,10 @@ from release_pipeline.operate.release_commands import promote_release, roll_back
 from release_pipeline.operate.session import Session
 from release_pipeline.rollout.approval import approve
 from release_pipeline.rollout.mending import mend
-from release_pipeline.rollout.open_move import close
+from release_pipeline.rollout.open_move import close, stopped
 from release_pipeline.rollout.parts import Parts, connect_parts
-from release_pipeline.rollout.rolling_back import has_traffic
-from release_pipeline.rollout.state import Stage, current_release, paused, queued
+from release_pipeline.rollout.rolling_back import came_back
+from release_pipeline.rollout.state import current_release, paused, queued
 from release_pipeline.spec import ReleaseSpec
 from tests.pipeline.conftest import TurnedClock
 
@@ -66,8 +66,12 @@ class Runs:
         return promote_asset(self.parts(), release).verdict.sentence
 
     def retire(self, release: str) -> str:
-        """The job that ends the bake."""
-        return self.parts().rollout.retire(release).stage.value
+        """The job that ends the bake, as the sensor asks for it."""
+        parts = self.parts()
+        observed = look(parts, release, ingest=True)
+        if observed.release.open_intent is not None and (why := stopped(parts.rollout, observed)):
+            return why
+        return parts.rollout.retire(release).stage.value
 
     def rollback(self, release: str, reason: str) -> str:
         """The rollback job."""
@@ -88,7 +92,7 @@ class Runs:
         entries = parts.ledger.read()
         state = current_release(entries)
         if state is None or not state.active:
-            if state is not None and state.stage is Stage.ROLLED_BACK and has_traffic(state, parts.endpoint.read()):
+            if state is not None and came_back(parts.rollout, state):
                 self.rollback(state.release, state.reason)
                 return f"ran roll_back again: {state.reason}"
             waiting = queued(entries)
@@ -105,6 +109,8 @@ class Runs:
             wanted, sentence = next_run(state, verdict, self.spec, self.clock.now())
         if wanted is None:
             return f"holds: {sentence}"
+        if wanted.job == "rollback":
+            parts.rollout.begin_roll_back(state.release, reason=wanted.reason)
         if seen and seen.not_finished and close(parts.rollout, state, seen.not_finished):
             return f"ran close: {seen.not_finished}"
         jobs: dict[str, Callable[..., Any]] = {

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from release_pipeline import waits
 from release_pipeline.cli import SECTIONS, main
 from release_pipeline.operate.completion import complete_model
+from release_pipeline.operate.spec_files import MODULE
 from tests.pipeline.conftest import write_folder
 
 PROJECT = Path(__file__).parents[2]
@@ -96,6 +97,24 @@ def test_every_model_is_completed(command: str) -> None:
     for each in main.commands[command].params:
         if each.human_readable_name in ("MODEL", "[MODEL]..."):
             assert each._custom_shell_complete is complete_model  # click has no other way to ask
+
+
+def test_the_releases_of_an_installed_project_are_found_by_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not names_to_complete()
+    monkeypatch.setenv(MODULE, "release_pipeline.definitions")
+    assert names_to_complete() == ["python_docs_agent"]
+    monkeypatch.setenv(MODULE, "no_such_project.definitions")
+    assert not names_to_complete()
+
+
+def names_to_complete() -> list[str]:
+    """What Tab offers for the model of `status`."""
+    command = main.commands["status"]
+    context = click.Context(command)
+    return [each.value for each in complete_model(context, command.params[0], "")]
 
 
 def test_tab_in_a_real_shell_asks_no_workspace_and_loads_nothing_heavy(project: Path) -> None:

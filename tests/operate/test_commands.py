@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -61,6 +61,10 @@ def test_a_rollback_says_how_long_it_took_and_twice_is_once(operate: Make, me: s
     parts.endpoint.wait(timeout_seconds=60, progress=operated.model.said.append)
     back = operated.json("rollback", operated.name, "--release", release, "--reason", "somebody serves it again")
     assert (back["changed"], operated.world().shares) == (True, {"1": 100})
+    newest = [row for row in operated.entries() if row.action is Action.ROLL_BACK][len(rows) :]
+    assert [row.phase for row in newest] == [Phase.INTENT, Phase.DONE]
+    zero = datetime.fromisoformat(newest[1].after["zero_traffic_at"])
+    assert back["seconds_to_zero_traffic"] == pytest.approx((zero - newest[0].at).total_seconds())
 
 
 def test_history_answers_for_now_for_a_time_and_for_what_is_no_time(ramping: tuple[Operated, str]) -> None:

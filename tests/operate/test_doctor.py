@@ -41,7 +41,7 @@ def test_the_packages_that_are_installed_are_those_that_are_needed(monkeypatch: 
     assert check.outcome is Outcome.FAILED
     assert "mlflow is 2.9.0, needed is mlflow<4,>=3.17" in check.sentence
     assert "uv>=0.8 is not installed" in check.sentence
-    assert "requirements.lock" in check.sentence
+    assert "make setup" in check.sentence
 
 
 @pytest.mark.parametrize(

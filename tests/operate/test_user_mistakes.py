@@ -7,6 +7,7 @@ from click.testing import CliRunner, Result
 
 import release_pipeline
 from release_pipeline.cli import main
+from release_pipeline.operate.spec_files import MODULE
 from tests.conftest import RunningWorkspace
 
 MODEL = "python_docs_agent"
@@ -77,8 +78,9 @@ WRONG = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, which has no release and one broken YAML."""
+    """The current folder, with one broken YAML; the releases are those of this package."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(MODULE, "release_pipeline.definitions")
     (tmp_path / "broken.yaml").write_text("attributes: [")
     return tmp_path
 
@@ -109,6 +111,15 @@ def one_sentence(ended: Result) -> bool:
 @pytest.mark.parametrize("words", WRONG)
 def test_a_wrong_word(words: str, nowhere: None) -> None:
     ends(words, 2, WRONG[words])
+
+
+@pytest.mark.parametrize("words", ["status", "doctor", "pause --all --reason x", "unpause --all"])
+def test_a_folder_without_a_release_is_none_that_anybody_meant(
+    words: str, nowhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(MODULE)
+    ends(words, 2, "go to the project's folder.")
+    ends(f"history {MODEL}", 2, "there is none of any model. Name its file with --spec.")
 
 
 @pytest.mark.parametrize("words", BY_MODEL)
@@ -150,6 +161,9 @@ def test_what_is_no_dagster_is_told(nowhere: None, workspace: RunningWorkspace) 
     ends(f"start {MODEL} --dagster {workspace.url}", 1, f"Dagster does not answer at {workspace.url}")
 
 
-def test_a_release_file_that_leads_nowhere_is_told(nowhere: None, folder: Path) -> None:
+def test_a_release_file_that_leads_nowhere_is_told(
+    nowhere: None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(MODULE)
     (folder / "defs.yaml").symlink_to(folder / "gone")
     ends("app-snippet nobody", 2, "cannot be read (FileNotFoundError)")

@@ -95,7 +95,9 @@ def test_a_scaffolded_model_is_released_unedited(project: Project) -> None:
             cwd=project.folder,
             answers_at=f"{ui}/server_info",
         ):
-            project.run("release-pipeline", "start", "my_agent", "--dagster", ui)
+            told = project.run("release-pipeline", "start", "my_agent", "--dagster", ui, "--json")
+            started, _ = json.JSONDecoder().raw_decode(told)
+            assert started["url"] == f"{ui}/runs/{started['run']}"
             live = _live_version(project)
     assert live["version"] == "1"
     assert live["traffic_percent"] == 100

@@ -154,7 +154,12 @@ def test_the_chain_from_log_to_alias_and_back(project: Project) -> None:
     assert project.metadata("canary_traffic", second)["traffic_percent"] == 50
 
     reason = {f"{project.name}_roll_back": {"config": {"reason": "people complain"}}}
-    assert project.run("rollback", second, ops=reason).success
+    rolled_back = project.run("rollback", second, ops=reason)
+    assert rolled_back.success
+    (live,) = rolled_back.get_asset_observation_events()
+    observation = live.event_specific_data.asset_observation  # type: ignore[union-attr]
+    assert observation.asset_key.path[-1] == "promoted_alias"
+    assert observation.metadata["live_version"].value == "1"
     world = World.of(model)
     assert (world.shares, world.versions, world.alias, world.challenger_alias) == ({"1": 100}, {"1"}, "1", None)
     version = model.parts().registry.get("2")

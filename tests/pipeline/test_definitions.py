@@ -54,6 +54,15 @@ def test_the_owners_of_the_yaml_own_every_asset(make_spec: Callable[..., Release
     assert {tuple(graph.get(key).owners) for key in graph.get_all_asset_keys()} == {owners}
 
 
+def test_every_asset_says_what_it_is_made_with_and_whose_group_it_is(make_spec: Callable[..., ReleaseSpec]) -> None:
+    graph = load(make_spec(name="m")).get_repository_def().asset_graph
+    kinds = {key.path[-1]: set(graph.get(key).kinds) for key in graph.get_all_asset_keys()}
+    assert kinds["logged_model"] == {"mlflow", "python"}
+    assert kinds["promoted_alias"] == {"databricks", "mlflow"}
+    assert all(kinds.values()), kinds
+    assert {graph.get(key).group_name for key in graph.get_all_asset_keys()} == {"m"}
+
+
 def test_only_the_checks_before_registration_block(make_spec: Callable[..., ReleaseSpec]) -> None:
     graph = load(make_spec(name="m")).get_repository_def().asset_graph
     blocking = {(key.asset_key.path[1], key.name): graph.get_check_spec(key).blocking for key in graph.asset_check_keys}

@@ -17,9 +17,10 @@ from databricks.sdk.service.serving import (
 )
 
 from release_pipeline.errors import NotAllowed, Superseded
-from release_pipeline.rollout.drift import Kind
+from release_pipeline.rollout.drift import Kind, drift
+from release_pipeline.rollout.expected import expected
 from release_pipeline.rollout.ledger import Action, Phase
-from release_pipeline.rollout.mending import DriftLook, look_for_drift, mend
+from release_pipeline.rollout.mending import DriftLook, look_for_drift, mend, telemetry
 from release_pipeline.rollout.state import ReleaseState, Stage
 from tests.pipeline.checkpoint import World
 from tests.pipeline.conftest import Model
@@ -295,7 +296,11 @@ def test_the_old_champion_that_was_removed_in_the_bake_comes_back_and_a_rollback
 
 
 @pytest.mark.slow
-def test_an_endpoint_that_was_deleted_by_hand_is_made_again(model: Model, client: WorkspaceClient) -> None:
+def test_an_endpoint_that_was_deleted_by_hand_is_made_again(
+    make_model: Callable[..., Model], client: WorkspaceClient
+) -> None:
+    group = {"group": "users", "level": "CAN_QUERY"}
+    model = make_model(endpoint={"permissions": [group]})
     model.champion()
     client.serving_endpoints.delete(model.spec.endpoint_name)
     (finding,) = look(model).findings
@@ -305,6 +310,10 @@ def test_an_endpoint_that_was_deleted_by_hand_is_made_again(model: Model, client
     assert mend(model.parts(), model.spec, state.release)[1].findings == ()
     assert World.of(model).shares == {"1": 100}
     assert set(model.ask(5)) == {200}
+    made = model.parts().endpoint.read()
+    assert made is not None
+    given = client.serving_endpoints.get_permissions(made.id).access_control_list or []
+    assert "users" in [each.group_name for each in given], "what the YAML gives is given again"
 
 
 @pytest.mark.slow
@@ -328,3 +337,25 @@ def test_endpoint_and_alias_that_agree_on_a_version_nobody_released_are_told_so(
     assert state is not None
     assert mend(model.parts(), model.spec, state.release)[1].findings == ()
     assert World.of(model).versions == {"1"}
+
+
+def test_a_table_that_telemetry_writes_is_not_switched_off(model: Model, client: WorkspaceClient) -> None:
+    """For an endpoint that was there before the first release, and has never named a table."""
+    model.champion()
+    model.ask(1)
+    model.rows(1)
+    state = model.parts().rollout.state()
+    now = World.of(model).endpoint
+    assert state is not None
+    assert now is not None
+    should = expected(model.parts().ledger.read_all())
+    assert should is not None
+    unnamed = replace(now, inference_table=None, logging_off=False)
+    (found,) = drift(model.spec, should, unnamed, "1")
+    assert found.kind is Kind.INFERENCE_TABLE_OFF
+    assert drift(model.spec, should, unnamed, "1", telemetry=True) == ()
+    entries = model.parts().ledger.read_all()
+    assert not telemetry(model.parts(), entries, unnamed), "a release made it, and gave it the setting"
+    adopted = [replace(each, after={**each.after, "champion_version": "0"}) for each in entries]
+    assert telemetry(model.parts(), adopted, unnamed)
+    assert not telemetry(model.parts(), adopted, replace(unnamed, logging_off=True)), "somebody switched it off"

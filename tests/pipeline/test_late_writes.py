@@ -6,12 +6,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import requests
 from databricks.sdk.errors.platform import TemporarilyUnavailable
 
 from release_pipeline.errors import Superseded, WorkspaceError
 from release_pipeline.rollout.ledger import Action, Phase
 from release_pipeline.rollout.rollback_time import seconds_to_zero_traffic
-from release_pipeline.rollout.state import Stage
+from release_pipeline.rollout.rolling_back import came_back
+from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.workspace.endpoint import Endpoint
 from release_pipeline.workspace.registry import SUPERSEDED, TAG_STATUS, Registry
 from tests.pipeline.checkpoint import World
@@ -203,3 +205,48 @@ def test_a_rejection_wins_over_a_rollback_that_only_makes_way(deployed: tuple[Mo
     assert (found.tags[TAG_STATUS], found.tags["release_pipeline.reason"]) == ("rejected", "wrong prices")
     rows = [entry for entry in World.of(model).entries if entry.release == release]
     assert seconds_to_zero_traffic(rows, release) is not None
+
+
+def test_a_rollback_that_is_asked_for_during_an_update_waits_it_out_and_is_done(
+    deployed: tuple[Model, str], set_faults: Callable[..., requests.Response]
+) -> None:
+    model, release = deployed
+    model.step(release)
+    state = model.parts().rollout.state(release)
+    now = model.parts().endpoint.read()
+    assert state is not None
+    assert now is not None
+    names = state.entities
+    set_faults(update_seconds=2)
+    model.parts().endpoint.update(now.entities, {names["champion"]: 40, names["challenger"]: 60})
+    model.parts("user:ada").rollout.roll_back(release, reason="wrong prices")
+    assert any("waiting for the update in progress" in line for line in model.said)
+    world = World.of(model)
+    assert (world.shares, world.alias) == ({"1": 100}, "1")
+    rollbacks = [entry.phase for entry in world.entries if entry.release == release and entry.action == "roll_back"]
+    assert rollbacks == [Phase.INTENT, Phase.DONE]
+
+
+@pytest.mark.slow
+def test_an_alias_that_arrives_after_a_rollback_is_put_back_by_the_next_tick(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance
+) -> None:
+    model, release = deployed
+    model.step(release)
+    model.parts().rollout.roll_back(release, reason="wrong prices")
+    alias = model.spec.promotion.alias
+    model.parts().registry.set_alias(alias, "2")  # of a promotion whose run was killed meanwhile
+    wanted = request(tick(model.spec, instance))
+    assert (wanted.job_name, wanted.partition_key) == (f"{model.spec.name}_rollback", release)
+    model.parts().rollout.roll_back(release, reason="wrong prices")
+    assert World.of(model).alias == "1"
+    model.parts().registry.set_alias(alias, "2")
+    model.clock.advance(3600)
+    assert came_back(model.parts().rollout, stands(model, release)) == "", "by then it is a change by hand"
+    model.parts().registry.set_alias(alias, "1")
+
+
+def stands(model: Model, release: str) -> ReleaseState:
+    state = model.parts().rollout.state(release)
+    assert state is not None
+    return state

@@ -5,14 +5,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from release_pipeline.automation.notification_sensor import MOST_ATTEMPTS
+from release_pipeline.automation.notification_sensor import MOST_ATTEMPTS, gather
 from release_pipeline.automation.receivers import Receivers
 from release_pipeline.build import build_release
 from release_pipeline.errors import SpecError
@@ -280,3 +280,21 @@ def test_a_missing_approval_is_told_at_once(deployed: tuple[Model, str]) -> None
     assert told.topic == "approval"
     baking = replace(waiting, verdict=replace(waiting.verdict, reason=HoldReason.BAKING))
     assert hold_of(baking, model.spec, 9 * 24 * 60.0) is None, "a bake is meant to last"
+
+
+def test_what_was_begun_and_is_not_finished_for_long_is_told_once(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    model, release = deployed
+    spec = telling(model.spec, about=("hold", "rollback"), hold_minutes=30)
+    model.parts().rollout.begin_roll_back(release, reason="wrong prices")
+    (told,) = gather(model.parts(), spec, Receivers.of(None, 1), datetime.now(UTC), print)
+    assert told == [], "it has just been asked for"
+    receivers, later = Receivers.of(None, 1), datetime.now(UTC) + timedelta(minutes=31)
+    (told,) = gather(model.parts(), spec, receivers, later, print)
+    assert [message.topic for message in told] == ["rollback"]
+    assert f"{release}: roll_back was begun 31 min ago by test and is not finished" in told[0].text
+    assert gather(model.parts(), spec, receivers, later, print) == [[]]
+    silent = telling(model.spec, about=("step",), hold_minutes=30)
+    assert gather(model.parts(), silent, Receivers.of(None, 1), later, print) == [[]]
+    model.parts().rollout.roll_back(release, reason="wrong prices")

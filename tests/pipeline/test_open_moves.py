@@ -10,14 +10,17 @@ import pytest
 from release_pipeline.assets.canary_traffic import take_step
 from release_pipeline.assets.promoted_alias import promote
 from release_pipeline.automation.jobs import ACTION_TAG
+from release_pipeline.build import build_release
 from release_pipeline.errors import NotAllowed
+from release_pipeline.gate.verdict import Action as GateAction
 from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Phase
 from release_pipeline.rollout.state import ReleaseState, Stage
+from release_pipeline.rollout.transition import Rollout
 from release_pipeline.rollout.verified_write import VerifiedWrite
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_rollout import PromotionPart, RampPart
 from tests.pipeline.checkpoint import World
-from tests.pipeline.conftest import Model, eventually
+from tests.pipeline.conftest import MODELS, Model, eventually
 from tests.pipeline.test_sensor import request, sentence, tick
 
 pytestmark = pytest.mark.slow
@@ -67,16 +70,24 @@ def acts(model: Model) -> list[Entry]:
     return [entry for entry in model.parts().ledger.read() if entry.action not in EVENTS]
 
 
-@pytest.mark.parametrize("action", [Action.PROMOTE, Action.SET_TRAFFIC])
-def test_harm_that_shows_while_a_move_is_open_takes_the_release_back_even_while_paused(
-    action: Action, deployed: tuple[Model, str], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, release = deployed
+def begun_and_harmful(
+    model: Model, release: str, action: Action, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """A move whose run was killed, before anything showed against it; the ids of the served entities."""
     model.step(release)
     ids = entities(model, release)
     begin = model.promote if action is Action.PROMOTE else lambda key: model.step(key, 1)
     killed(model, lambda: begin(release), monkeypatch)
     assert request(tick(model.spec, instance)).tags[ACTION_TAG] == f"finish_{action.value}"
+    return ids
+
+
+@pytest.mark.parametrize("action", [Action.PROMOTE, Action.SET_TRAFFIC])
+def test_harm_that_shows_while_a_move_is_open_is_written_down_by_the_tick_that_sees_it(
+    action: Action, deployed: tuple[Model, str], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, release = deployed
+    ids = begun_and_harmful(model, release, action, instance, monkeypatch)
 
     def asked() -> dg.SensorResult | None:
         failures(model, ids)
@@ -85,7 +96,40 @@ def test_harm_that_shows_while_a_move_is_open_takes_the_release_back_even_while_
 
     wanted = request(eventually(asked))
     assert wanted.job_name == f"{model.spec.name}_rollback"
-    assert "errors is 100 %" in wanted.run_config["ops"][f"{model.spec.name}_roll_back"]["config"]["reason"]
+    reason = wanted.run_config["ops"][f"{model.spec.name}_roll_back"]["config"]["reason"]
+    assert "errors is 100 %" in reason
+    written = acts(model)[-1]
+    assert (written.action, written.phase, written.actor, written.reason) == (
+        Action.ROLL_BACK,
+        Phase.INTENT,
+        f"sensor:{model.spec.name}_gate",
+        reason,
+    ), "before any run has begun"
+    assert written.evidence_digest
+    with pytest.raises(NotAllowed):
+        promote(model.parts(), release)
+    assert take_step(model.parts(), model.spec, release).release.open_intent == written
+    model.parts().rollout.roll_back(release, reason=reason)
+    is_rolled_back(model, release)
+    assert [entry.phase for entry in acts(model) if (entry.release, entry.action) == (release, Action.ROLL_BACK)] == [
+        Phase.INTENT,
+        Phase.DONE,
+    ]
+
+
+@pytest.mark.parametrize("action", [Action.PROMOTE, Action.SET_TRAFFIC])
+def test_harm_that_a_run_sees_while_a_move_is_open_takes_the_release_back_even_while_paused(
+    action: Action, deployed: tuple[Model, str], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, release = deployed
+    ids = begun_and_harmful(model, release, action, instance, monkeypatch)
+
+    def harmful() -> bool:
+        failures(model, ids)
+        seen = model.parts().observer.look(release)
+        return seen is not None and seen.verdict.action is GateAction.ROLL_BACK
+
+    eventually(harmful)
     model.parts("user:ada").events.pause("incident 12")
     try:
         if action is Action.PROMOTE:
@@ -95,6 +139,11 @@ def test_harm_that_shows_while_a_move_is_open_takes_the_release_back_even_while_
             take_step(model.parts(), model.spec, release)
     finally:
         model.parts("user:ada").events.unpause("over")
+    is_rolled_back(model, release)
+
+
+def is_rolled_back(model: Model, release: str) -> None:
+    """To the champion, and the version says why."""
     world = World.of(model)
     assert (world.shares, world.alias, stands(model, release).stage) == ({"1": 100}, "1", Stage.ROLLED_BACK)
     version = model.parts().registry.get("2")
@@ -216,3 +265,76 @@ def test_weights_that_were_changed_by_hand_before_the_first_step_hold_it(
     assert sentence(tick(model.spec, instance)).startswith("SHARE_MISMATCH: Hold: the endpoint routes")
     assert take_step(model.parts(), model.spec, release).release.steps == ()
     assert World.of(model).shares == {"1": 90, "2": 10}
+
+
+def test_two_runs_that_finish_the_same_have_both_finished_it(
+    deployed: tuple[Model, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, release = deployed
+    model.step(release)
+    killed(model, lambda: model.promote(release), monkeypatch)
+    outcome, overtaken = Rollout._outcome, list[ReleaseState]()
+
+    def late(self: Rollout, *args: Any, **named: Any) -> list[Entry]:
+        if not overtaken:
+            overtaken.append(stands(model, release))  # so that the other one goes past this
+            overtaken.append(model.parts("run:quick").rollout.resume(release))
+        return outcome(self, *args, **named)
+
+    monkeypatch.setattr(Rollout, "_outcome", late)
+    assert model.parts("run:slow").rollout.resume(release).stage is Stage.PROMOTED
+    done = [entry for entry in acts(model) if (entry.action, entry.phase) == (Action.PROMOTE, Phase.DONE)]
+    assert [entry.actor for entry in done if entry.release == release] == ["run:quick"]
+
+
+def test_a_promotion_is_closed_while_paused_although_somebody_has_deleted_the_alias(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, release = deployed
+    model.step(release)
+    killed(model, lambda: model.promote(release), monkeypatch)
+    model.parts().registry.delete_alias(model.spec.promotion.alias)
+    model.parts("user:ada").events.pause("incident 12")
+    try:
+        assert sentence(tick(model.spec, instance)).startswith("closed the open promote: Hold: paused")
+    finally:
+        model.parts("user:ada").events.unpause("over")
+        model.parts().registry.set_alias(model.spec.promotion.alias, "1")
+    assert World.of(model).shares == {"1": 75, "2": 25}
+
+
+def test_a_release_that_is_materialised_again_finishes_no_move_of_its_own(
+    deployed: tuple[Model, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, release = deployed
+    killed(model, lambda: model.step(release), monkeypatch)
+    model.parts("user:ada").events.pause("incident 12")
+    try:
+        state = model.parts().rollout.deploy(release, "2", model.entity("2"), table_version=0)
+    finally:
+        model.parts("user:ada").events.unpause("over")
+    assert state.open_intent is not None
+    assert state.open_intent.action is Action.SET_TRAFFIC
+    assert World.of(model).shares == {"1": 100}
+
+
+def test_the_end_of_a_bake_that_was_begun_is_not_finished_by_a_run_that_comes_behind_a_pause(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, release = deployed
+    model.step(release)
+    model.promote(release)
+    killed(model, lambda: model.parts().rollout.retire(release), monkeypatch)
+    wanted = request(tick(model.spec, instance))
+    assert wanted.tags[ACTION_TAG] == "finish_retire"
+    model.parts("user:ada").events.pause("incident 12")
+    try:
+        job = build_release(model.spec, MODELS).get_repository_def().get_job(f"{model.spec.name}_retire")
+        instance.add_dynamic_partitions(f"{model.spec.name}_releases", [release])
+        ran = job.execute_in_process(instance=instance, partition_key=release, tags=dict(wanted.tags))
+    finally:
+        model.parts("user:ada").events.unpause("over")
+    assert ran.success
+    newest = acts(model)[-1]
+    assert (newest.action, newest.phase) == (Action.RETIRE, Phase.FAILED)
+    assert World.of(model).versions == {"1", "2"}, "the way back is kept"

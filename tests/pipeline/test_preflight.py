@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -23,17 +24,21 @@ from databricks.sdk.service.sql import WarehouseAccessControlRequest, WarehouseP
 
 from release_pipeline.build import build_release
 from release_pipeline.cli import main
+from release_pipeline.rollout.mending import mend
 from release_pipeline.rollout.parts import connect_parts
 from release_pipeline.rollout.preflight import Outcome, Preflight, await_update, preflight
 from release_pipeline.spec import Resource
+from release_pipeline.spec_file import read_spec
+from release_pipeline.workspace.client import connect
+from release_pipeline.workspace.tracking import find_run
 from tests.conftest import RunningWorkspace
 from tests.pipeline.checkpoint import World
 from tests.pipeline.conftest import MODELS, Model, eventually, write_folder
 
 pytestmark = pytest.mark.slow
 
-PASSES = ["USE CATALOG", "USE SCHEMA", "model", "ledger", "evidence", "endpoint", "endpoint creator", "endpoint owner"]
-PASSES += ["inference table", "update"]
+PASSES = ["USE CATALOG", "USE SCHEMA", "model", "ledger", "evidence", "rows", "endpoint", "endpoint creator"]
+PASSES += ["endpoint owner", "champion", "inference table", "update"]
 WAITS = "waiting for an update that is not this release's"
 
 
@@ -177,6 +182,59 @@ def test_an_endpoint_whose_creator_is_gone_is_told_before_an_update_needs_it(
     assert "does not exist any more" in failures(found)["endpoint creator"]
     assert list(failures(found)) == ["endpoint creator"]
     assert "does not exist any more" in warnings(found)["sql_warehouse any"], "nobody is left to ask it of"
+
+    # What the sentence says, done: the endpoint is deleted, and made again by somebody who stays.
+    assert f"the job {model.spec.name}_mend at once" in failures(found)["endpoint creator"]
+    client.serving_endpoints.delete(model.spec.endpoint_name)
+    gone = failures(look(model))
+    assert list(gone) == ["champion"]
+    assert f"names version 1, but endpoint {model.spec.endpoint_name} does not exist; run the job" in gone["champion"]
+    state = model.parts().rollout.state()
+    assert state is not None
+    mend(model.parts(), model.spec, state.release)
+    assert failures(look(model)) == {}
+    assert client.serving_endpoints.get(model.spec.endpoint_name).creator != robot.application_id
+    assert set(model.ask(3)) == {200}
+
+
+@pytest.mark.slow
+def test_a_release_that_cannot_be_is_told_before_anything_is_made(
+    tmp_path: Path, as_robot: None, instance: dg.DagsterInstance
+) -> None:
+    name = f"early_{tmp_path.name[-8:].replace('-', '_')}"
+    spec = read_spec(write_folder(tmp_path / name, name))
+    repository = build_release(spec, tmp_path / name).get_repository_def()
+    release = "20260101-000001"
+    instance.add_dynamic_partitions(f"{name}_releases", [release])
+    ran = repository.get_job(f"{name}_release").execute_in_process(
+        instance=instance, partition_key=release, raise_on_error=False
+    )
+    (failed,) = ran.filter_events(lambda event: event.is_step_failure)
+    assert failed.step_key == f"{name}__logged_model"
+    told = failed.step_failure_data.user_failure_data
+    assert told is not None
+    assert "GRANT USE CATALOG" in str(told.description)
+    assert "preflight" in told.metadata, "the table of the checks"
+    assert find_run(connect(), spec, release) is None, "nothing was logged"
+
+
+@pytest.mark.slow
+def test_tables_that_the_gate_reads_must_be_readable(
+    make_model: Callable[..., Model], client: WorkspaceClient, robot: ServicePrincipal
+) -> None:
+    truth = "main.default.truth_of_preflight"
+    metric = {"name": "wrong", "kind": "label", "table": truth, "badness": "label.wrong", "settle_minutes": 1}
+    model = make_model(gate={"metrics": [{**metric, "margin": 0.1}]})
+    model.champion()
+    model.ask(1)
+    model.rows(1)
+    model.parts().workspace.warehouse.execute(f"CREATE TABLE IF NOT EXISTS {truth} (request_id STRING, wrong INT)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABRICKS_TOKEN", token_of(client, robot))
+        sentence = failures(look(model))["rows"]
+        assert f"lacks SELECT on table {model.spec.payload_table} and SELECT on table {truth}" in sentence
+        run_grants(client, sentence)
+        assert "rows" not in failures(look(model))
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ from databricks.sdk.core import Config
 
 from release_pipeline.build import build_release
 from release_pipeline.errors import (
-    EndpointError,
     ModelInvalid,
     NoAnswer,
+    NotAsked,
     NotConfigured,
     ReleasePipelineError,
     StatementFailed,
@@ -171,7 +171,7 @@ CALLS: dict[str, tuple[Callable[[Workspace], object], type[ReleasePipelineError]
     ),
     "update": (lambda gone: Endpoint(gone, "e").update((ENTITY,), {"a": 100}), NoAnswer),
     "delete": (lambda gone: Endpoint(gone, "e").delete(), WorkspaceError),
-    "query": (lambda gone: Endpoint(gone, "e").query_entity("a", {}), EndpointError),
+    "query": (lambda gone: Endpoint(gone, "e").query_entity("a", {}), NotAsked),
     "statement": (lambda gone: Warehouse(gone.client, "w").execute("SELECT 1"), StatementFailed),
     "warehouses": (lambda gone: choose_warehouse(gone.client), NotConfigured),
 }

@@ -1,6 +1,7 @@
 """A second release of a model while one is under way: refused, queued or in its place, and never two at once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import dagster as dg
 import pytest
@@ -131,3 +132,43 @@ def test_of_releases_that_begin_at_the_same_moment_one_at_a_time_is_on_the_endpo
         assert any(isinstance(result, NotAllowed | Superseded) for result in results)
     if policy == "queue":
         assert len(queued(entries)) == 1
+
+
+@pytest.mark.slow
+def test_one_that_looks_while_another_takes_the_first_ones_place_finds_that_one_under_way(
+    make_model: Callable[..., Model],
+) -> None:
+    model, first, version = under_way(make_model, "replace")
+    overtaking, slow = model.release(), model.release()
+    slows = model.register("second")
+    overtaken: list[ReleaseState] = []
+
+    def look(release: str) -> str:
+        """The look for harm, which takes seconds; meanwhile another release begins."""
+        if release == first:
+            overtaken.append(model.deploy(overtaking, version))
+        return ""
+
+    rollout = replace(model.parts().rollout, shown_harm=look)
+    state = rollout.deploy(slow, slows, model.entity(slows), table_version=0)
+    assert [each.stage for each in overtaken] == [Stage.DEPLOYED]
+    assert (state.stage, stage(model, overtaking), stage(model, first)) == (
+        Stage.DEPLOYED,
+        Stage.ROLLED_BACK,
+        Stage.ROLLED_BACK,
+    )
+    entries = model.parts().ledger.read()
+    known = [current_release(entries, release) for release in (first, overtaking, slow)]
+    assert [each is not None and each.open_intent for each in known] == [None] * 3
+    endpoint = model.parts().endpoint.read()
+    assert endpoint is not None
+    assert {entity.version for entity in endpoint.entities} == {"1", slows}
+
+
+def test_a_first_release_that_serves_everybody_makes_way_for_none(make_model: Callable[..., Model]) -> None:
+    model = make_model(ramp={"second_release": "replace"})
+    model.deploy(first := model.release(), model.register("first"))
+    with pytest.raises(NotAllowed, match="serves everybody as the first release"):
+        model.deploy(model.release(), model.register("second"))
+    assert stage(model, first) is Stage.RAMPING
+    assert set(model.ask(3)) == {200}

@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 import requests
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.service.serving import ServingEndpointAccessControlRequest, ServingEndpointPermissionLevel
 from mlflow import MlflowClient
 
 from release_pipeline.assets.canary_traffic import take_step
 from release_pipeline.assets.deployed_endpoint import prove_challenger
 from release_pipeline.assets.promoted_alias import promote
-from release_pipeline.errors import NotAllowed, ReleaseError, Superseded
+from release_pipeline.errors import NotAllowed, NotAsked, ReleaseError, Superseded
 from release_pipeline.gate.verdict import Action, HoldReason
 from release_pipeline.rollout.ledger import Entry
 from release_pipeline.rollout.state import Stage
 from release_pipeline.rollout.verified_write import VerifiedWrite
+from release_pipeline.workspace.client import connect
 from release_pipeline.workspace.endpoint import Endpoint, ServedEntity
 from tests.pipeline.checkpoint import World
 from tests.pipeline.conftest import Model, eventually
@@ -68,6 +71,33 @@ def test_a_challenger_that_fails_its_example_is_rolled_back_before_it_has_traffi
     assert found is not None
     assert found.tags["release_pipeline.status"] == "rejected"
     assert "does not answer its example request" in found.tags["release_pipeline.reason"]
+
+
+def test_a_challenger_that_could_not_be_asked_is_not_rolled_back_for_it(
+    model: Model, client: WorkspaceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.champion()
+    version, release = model.register("second"), model.release()
+    parts = model.parts()
+    state = parts.rollout.deploy(release, version, model.entity(version), table_version=0)
+    somebody = client.service_principals_v2.create(display_name="may only look")
+    now, name = parts.endpoint.read(), str(somebody.application_id)
+    assert now is not None
+    level = ServingEndpointPermissionLevel.CAN_VIEW
+    given = ServingEndpointAccessControlRequest(service_principal_name=name, permission_level=level)
+    client.serving_endpoints.update_permissions(now.id, access_control_list=[given])
+    with monkeypatch.context() as patch:
+        patch.setenv("DATABRICKS_TOKEN", str(client.token_management.create_obo_token(name).token_value))
+        refused = Endpoint(connect(), model.spec.endpoint_name)
+    with pytest.raises(NotAsked, match="says nothing of the challenger, which stays at 0 %"):
+        prove_challenger(replace(parts, endpoint=refused), model.spec, state)
+    after = parts.rollout.state(release)
+    assert after is not None
+    assert (after.stage, after.open_intent) == (Stage.DEPLOYED, None)
+    found = parts.registry.get(version)
+    assert found is not None
+    assert "release_pipeline.status" not in found.tags
+    assert prove_challenger(parts, model.spec, state) == 2, "asked again, it answers"
 
 
 def kill_for_good(model: Model, entity: str, alive: Path) -> None:

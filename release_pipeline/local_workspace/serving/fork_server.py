@@ -29,7 +29,6 @@ from release_pipeline.local_workspace.serving import worker
 PRELOADED = (
     "release_pipeline.local_workspace.serving.scoring",
     "release_pipeline.local_workspace.serving.model",
-    "databricks.sdk",
     "mlflow.tracking._model_registry.client",
     "uvicorn",
     "uvicorn.loops.auto",
