@@ -15,7 +15,8 @@ extensions = ["myst_parser"]
 
 root_doc = "README"
 include_patterns = ["*.md", "docs/**.md", "deploy/**.md", "benchmarks/*.md", "examples/**.md"]
-exclude_patterns = [".*", "release_pipeline", "tests", "**/site-packages"]
+include_patterns += ["release_pipeline/defs/**.md"]
+exclude_patterns = [".*", "tests", "**/site-packages"]
 
 # Anchors as GitHub makes them, for every heading that has one there.
 myst_heading_anchors = 4
