@@ -31,7 +31,7 @@ def test_a_person_signs_in_with_the_token_and_the_tab_keeps_it(
     open_page: Open, chromium: Chromium, workspace: RunningWorkspace, reviewed: Reviewed
 ) -> None:
     page = open_page(reviewed.name, signed_in=False)
-    assert chromium.run("return document.activeElement.id") == "token"
+    chromium.wait(lambda: chromium.run("return document.activeElement.id") == "token", "the focus on the token")
     page.sign_in("wrong")
     chromium.wait(lambda: "not valid" in chromium.text("#refused"), "a refusal")
     chromium.run("document.getElementById('token').value = ''")
@@ -212,7 +212,7 @@ def test_other_kinds_of_models(open_page: Open, chromium: Chromium, workspace: R
 def test_it_can_be_used_by_keyboard_alone(open_page: Open, chromium: Chromium, reviewed: Reviewed) -> None:
     page = open_page(reviewed.name)
     focused = "const e = document.activeElement; return e.value || e.textContent || e.id"
-    assert chromium.run("return document.activeElement.id") == "question"
+    chromium.wait(lambda: chromium.run("return document.activeElement.id") == "question", "the focus on the question")
     chromium.type("#question", "by keys\n")
     page.answer("1 messages")
     chromium.find(".thumbs button:enabled")

@@ -178,7 +178,9 @@ def test_an_operator_starts_a_release_reads_a_hold_and_rolls_back_in_the_ui(told
     ui.open(f"/locations/release_pipeline/asset-groups/{MODEL}/lineage", "logged_model", "promoted_alias")
     ui.keep("graph")
     chromium.resize(WIDTH, HEIGHT)
-    ui.open(f"/assets/{MODEL}/promoted_alias?view=events", better, "Promote from step 2 of 2")
+    # The newest event is that of the third release, whose rollback left the second one live.
+    ui.open(f"/assets/{MODEL}/promoted_alias?view=events", f"{worse} observed in run", "live_version", f"_{live} 100 %")
+    ui.open(f"/assets/{MODEL}/promoted_alias?view=partitions&partition={better}", better, "Promote from step 2 of 2")
     ui.open(f"/assets/{MODEL}/deployed_endpoint?view=events", "power_sentence", "power_ramp")
     ui.keep("power-metadata")
     ui.open(f"/assets/{MODEL}/canary_traffic?view=checks&checkDetail=gate", "Failed", worse, "errors_bound")

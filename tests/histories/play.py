@@ -9,7 +9,7 @@ from typing import Any, Literal
 from release_pipeline.errors import ReleasePipelineError
 from release_pipeline.rollout.ledger import Entry
 from release_pipeline.rollout.mending import look_for_drift
-from release_pipeline.rollout.state import Stage, current_release, queued
+from release_pipeline.rollout.state import Stage, current_release, paused, queued
 from release_pipeline.workspace.registry import TAG_STATUS
 from tests.faults.observer import Sight, violations
 from tests.histories.ground import CHALLENGERS, CHAMPION, CONFIGS, STRANGER, Ground
@@ -63,9 +63,9 @@ class Play:
 
     def do(self, deed: Deed, kill: tuple[int, Kills] | None = None) -> str:
         """One run, or what one person does; it may be killed at one of its calls."""
-        act = self._act(deed)
+        act, held = self._act(deed), deed == "tick" and paused(self.entries) is not None
         said = self._tell(deed if kill is None else f"{deed}, killed {kill[1]} {kill[0]}", lambda: self._run(act, kill))
-        sight = self._judge(at_once=False)
+        sight = self._judge(at_once=False, paused=held)
         if deed == "tick" and kill is None:
             self._complain(self.rules.ticked(sight))
         return said
@@ -304,12 +304,12 @@ class Play:
             alias = parts.registry.version_of_alias("champion")
             return Sight(parts.endpoint.read(), alias, tuple(parts.ledger.read()))
 
-    def _judge(self, *, at_once: bool) -> Sight:
+    def _judge(self, *, at_once: bool, paused: bool = False) -> Sight:
         asked = list(self.wire.asked)
         self.wire.asked.clear()
         sight = self._see()
         self.entries = sight.entries
-        self._complain(self.rules.judge(sight, asked, at_once=at_once))
+        self._complain(self.rules.judge(sight, asked, at_once=at_once, paused=paused))
         return sight
 
     def _complain(self, found: list[str]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from release_pipeline.rollout.ledger import Action, Entry
+from release_pipeline.rollout.open_move import BY_HAND
 from release_pipeline.rollout.state import current_release
 from release_pipeline.workspace.registry import REJECTED
 from tests.faults.observer import Sight, violations
@@ -11,6 +12,8 @@ from tests.histories.wire import Asked
 
 #: Ticks in a row that may find the same intent open.
 MOST_TICKS_OPEN = 4
+#: What a pause holds.
+MOVES = frozenset({Action.SET_TRAFFIC, Action.PROMOTE, Action.RETIRE})
 
 
 @dataclass
@@ -34,18 +37,21 @@ class Rules:
         self.changed_by_hand = True
         self.config_by_hand = max(config or 0, self.config_by_hand)
 
-    def judge(self, sight: Sight, asked: Sequence[Asked], *, at_once: bool) -> list[str]:
+    def judge(self, sight: Sight, asked: Sequence[Asked], *, at_once: bool, paused: bool = False) -> list[str]:
         """What is wrong after a step.
 
         Args:
             sight: What the workspace holds.
             asked: The configurations that the pipeline has asked for in this step.
             at_once: Several runs did, so that under which intent each did is not known.
+            paused: The model was paused before the step began, and the step is the sensor's.
         """
         found = [each for each in violations(sight) if each.startswith("routes") or not self.changed_by_hand]
         found += _ledger(sight.entries)
         if not at_once:
             found += self._asked(sight.entries, asked)
+        if paused:
+            found += _moved(sight.entries, asked)
         state = sight.state
         if state is None or state.open_intent is None:
             again = {version for version in self._rejected if sight.shares.get(version)}
@@ -82,6 +88,13 @@ class Rules:
                     f"over configuration {self.config_by_hand}, which was made by hand"
                 )
         return found
+
+
+def _moved(entries: Sequence[Entry], asked: Sequence[Asked]) -> list[str]:
+    """Moves that the pipeline made by itself while it was paused; one that has its traffic asks for nothing more."""
+    intents = {entry.entry_id: entry for entry in entries}
+    moved = [intent for each in asked if (intent := intents.get(each.intent)) is not None and intent.action in MOVES]
+    return [f"paused, and yet there was a {intent.action}" for intent in moved if not intent.after.get(BY_HAND)]
 
 
 def rejected(entries: Sequence[Entry]) -> set[str]:

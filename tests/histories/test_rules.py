@@ -91,3 +91,12 @@ def test_an_intent_that_stays_open_is_seen() -> None:
     rules, seen = Rules(), sight(*BEGUN, STEP)
     assert [rules.ticked(seen) for _ in range(MOST_TICKS_OPEN)] == [[]] * MOST_TICKS_OPEN
     assert "is open after" in str(rules.ticked(seen))
+
+
+def test_a_move_while_paused_is_seen_unless_a_person_asked_for_it() -> None:
+    seen, asked = sight(*BEGUN, STEP), [Asked({"1": 60, "2": 40}, "e3")]
+    assert Rules().judge(seen, asked, at_once=False, paused=True) == ["paused, and yet there was a set_traffic"]
+    assert Rules().judge(seen, asked, at_once=False) == []
+    by_hand = replace(STEP, after={**STEP.after, "by_hand": True})
+    assert Rules().judge(sight(*BEGUN, by_hand), asked, at_once=False, paused=True) == []
+    assert "paused" not in judged(Rules(), sight(*BEGUN, BACK), Asked({"1": 100}, "e3"))
