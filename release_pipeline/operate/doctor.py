@@ -79,7 +79,11 @@ def dagster_instance() -> Iterator[Check]:
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        yield Check(name, Outcome.FAILED, f"{file} cannot be read ({_said(error)}); copy the package's there.")
+        yield Check(
+            name,
+            Outcome.FAILED,
+            f"{file} cannot be read ({_said(error)}); copy the one of a clone of this project there.",
+        )
         return
     limited = _limited_tags(found)
     missing = [f"{tag} is not limited: {what}" for tag, what in _LIMITED.items() if tag not in limited]

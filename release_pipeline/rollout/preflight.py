@@ -247,7 +247,10 @@ class _Look:
 
     def _champion(self) -> str:
         alias, model = self.spec.promotion.alias, self.spec.model.registered_name
-        version = self.champion() if self.endpoint is None else None
+        try:
+            version = self.champion() if self.endpoint is None else None
+        except WorkspaceError as error:  # who may not see the model is told by the other checks
+            raise Unanswered(str(error).rstrip(".")) from error
         if version is None:
             return ""
         return (

@@ -24,12 +24,14 @@ from databricks.sdk.service.sql import WarehouseAccessControlRequest, WarehouseP
 
 from release_pipeline.build import build_release
 from release_pipeline.cli import main
+from release_pipeline.errors import RegistryError
 from release_pipeline.rollout.mending import mend
 from release_pipeline.rollout.parts import connect_parts
 from release_pipeline.rollout.preflight import Outcome, Preflight, await_update, preflight
 from release_pipeline.spec import Resource
 from release_pipeline.spec_file import read_spec
 from release_pipeline.workspace.client import connect
+from release_pipeline.workspace.registry import Registry
 from release_pipeline.workspace.tracking import find_run
 from tests.conftest import RunningWorkspace
 from tests.pipeline.checkpoint import World
@@ -98,6 +100,18 @@ def test_the_workspaces_own_user_passes_with_and_without_an_endpoint(model: Mode
     model.champion()
     after = look(model)
     assert (failures(after), warnings(after)) == ({}, {})
+
+
+def test_a_model_that_may_not_be_seen_keeps_no_other_check_from_being_told(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unseen(self: Registry, alias: str) -> None:
+        raise RegistryError("the registry did not name the alias: PERMISSION_DENIED.")
+
+    monkeypatch.setattr(Registry, "version_of_alias", unseen)
+    found = look(model)
+    assert [check.name for check in found.checks] == PASSES
+    assert warnings(found) == {"champion": "the registry did not name the alias: PERMISSION_DENIED."}
 
 
 def test_whom_the_yaml_gives_permissions_must_be_known(
