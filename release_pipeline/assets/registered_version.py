@@ -7,7 +7,14 @@ from release_pipeline.errors import NotAllowed, RegistryError, ReleasePipelineEr
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import Stage
 from release_pipeline.spec import ReleaseSpec
-from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_DIGEST, TAG_FORCED, TAG_RELEASE, TAG_STATUS
+from release_pipeline.workspace.registry import (
+    CHALLENGER,
+    CHALLENGER_ALIAS,
+    TAG_DIGEST,
+    TAG_FORCED,
+    TAG_RELEASE,
+    TAG_STATUS,
+)
 from release_pipeline.workspace.tracking import TAG_VERSION, ReleaseRun
 
 READY_SECONDS = 900
@@ -44,7 +51,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                 {
                     TAG_RELEASE: release,
                     TAG_DIGEST: run.digest,
-                    TAG_STATUS: "challenger",
+                    TAG_STATUS: CHALLENGER,
                     "release_pipeline.dagster_run": context.run.run_id,
                     **({TAG_FORCED: run.forced} if run.forced else {}),
                 },
@@ -77,7 +84,7 @@ def _verify(parts: Parts, spec: ReleaseSpec, release: str, version: str) -> None
 
     made, run = parts.registry.get(version), need_run(parts.workspace, spec, release)
     tagged = made is not None and (made.tags.get(TAG_RELEASE), made.tags.get(TAG_DIGEST)) == (release, run.digest)
-    challenges = made is not None and made.tags.get(TAG_STATUS) == "challenger"
+    challenges = made is not None and made.tags.get(TAG_STATUS) == CHALLENGER
     if not (tagged and challenges and run.version == version):
         raise RegistryError(f"version {version} of {parts.registry.name} does not have the tags that it was given.")
     if parts.registry.version_of_alias(CHALLENGER_ALIAS) != version:

@@ -27,6 +27,7 @@ from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.client import RETRY_SECONDS
 from release_pipeline.workspace.endpoint import Endpoint, EndpointState, InferenceTableName, Progress, ServedEntity
 from release_pipeline.workspace.registry import (
+    CHALLENGER,
     CHALLENGER_ALIAS,
     FAILED,
     REJECTED,
@@ -84,6 +85,7 @@ class VerifiedWrite:
             self._ensure(intent, after["routes"], add=[ServedEntity(**after["add"])])
             if made:
                 settle(self.spec.endpoint, self.endpoint, lambda: self._fence(intent))
+            self._challenge_again(intent, after["challenger_version"])
         elif intent.action is Action.MEND:
             self._mend(intent)
         else:
@@ -300,6 +302,15 @@ class VerifiedWrite:
             found = self.registry.get(version)
         if found is not None and not meant.items() <= found.tags.items():
             raise NotVerified(f"version {version} of {self.registry.name} was tagged {meant}, but has {found.tags}.")
+
+    def _challenge_again(self, intent: Entry, version: str) -> None:
+        """Give a version whose deployment has failed before its alias and its status again."""
+        found = self.registry.get(version)
+        if found is None or found.tags.get(TAG_STATUS) != FAILED:
+            return
+        if self.registry.version_of_alias(CHALLENGER_ALIAS) is None:  # it may name one that was registered since
+            self._ensure_alias(intent, CHALLENGER_ALIAS, version, only_from=None)
+        self._ensure_tags(intent, version, {TAG_STATUS: CHALLENGER, TAG_REASON: ""})
 
     def _ensure_gone(self, intent: Entry) -> None:
         """Delete the endpoint, if it is this model's, and read back that it is gone."""

@@ -17,6 +17,8 @@ TAG_REASON = "release_pipeline.reason"
 TAG_DIGEST = "release_pipeline.digest"
 #: Numbers of rejected versions of the same content that a person has forced this one past, with commas.
 TAG_FORCED = "release_pipeline.forced"
+#: Status of a version whose release is under way.
+CHALLENGER = "challenger"
 REJECTED = "rejected"
 #: Status of a version whose deployment, or one of its steps, could not be made.
 FAILED = "failed"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from release_pipeline.rollout.state import ReleaseState, Stage
-from release_pipeline.workspace.registry import REJECTED, TAG_DIGEST, TAG_RELEASE, TAG_STATUS
+from release_pipeline.workspace.registry import REJECTED, SUPERSEDED, TAG_DIGEST, TAG_RELEASE, TAG_STATUS
 from tests.faults.calls import Call
 from tests.faults.faults import Fault
 from tests.faults.proxy import Plan, Spot
@@ -39,6 +39,7 @@ class Transition:
         asked_again: A person, or the job that is materialised again, asks anew where nothing of it was written down.
         until_done: It is asked for until a run of it succeeds: no tick does so, and nothing else tells whether it must.
         begin: What else must be so before, by scene and release.
+        meets: The stage of another release that is still under way; empty where there is none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Transition:
     asked_again: bool = False
     until_done: bool = False
     begin: Callable[[Scene, str], None] = lambda scene, release: None
+    meets: str = ""
 
 
 def _state(world: World, *stages: Stage, step: int | None = None) -> ReleaseState | None:
@@ -61,6 +63,21 @@ def _state(world: World, *stages: Stage, step: int | None = None) -> ReleaseStat
 
 def _at(*stages: Stage, step: int | None = None) -> Callable[[World], bool]:
     return lambda world: _state(world, *stages, step=step) is not None
+
+
+def _left_behind(world: World) -> list[str]:
+    """What is not over of the release that another one has met as it began."""
+    wrong = list[str]()
+    for release in {entry.release for entry in world.sight.entries} - {world.release, ""}:
+        other = world.sight.state_of(release)
+        if other is None:
+            continue
+        if other.active:
+            wrong.append(f"release {release} is still {other.stage}")
+        status = dict(world.other_tags).get(TAG_STATUS)
+        if status != (SUPERSEDED if other.stage is ROLLED_BACK else "promoted"):
+            wrong.append(f"version {other.challenger_version} is {other.stage}, and is tagged {status}")
+    return wrong
 
 
 def _registered(world: World) -> bool:
@@ -119,6 +136,14 @@ PAUSE = Transition(
 CLOSE = Transition("tick that closes a step", "tick", "step 1", _at(RAMPING, step=0), begin=Scene.begin_and_pause)
 SAID = (APPROVE, PAUSE, CLOSE)
 
+REPLACE = Transition(
+    "deploy, replacing one on the ramp", "deploy", "registered", _at(Stage.DEPLOYED), asked_again=True, meets="step 1"
+)
+END_BAKE = Transition(
+    "deploy, ending a bake", "deploy", "registered", _at(Stage.DEPLOYED), asked_again=True, meets="promoted"
+)
+MEETING = (REPLACE, END_BAKE)
+
 FIRST_DEPLOY = Transition("deploy, first release", "deploy", "", _at(RAMPING, step=0), asked_again=True)
 FIRST_PROMOTE = Transition("promote, first release", "promote", "", _at(Stage.PROMOTED))
 FIRST_BACK = Transition("roll back, first release", "rollback", "", _at(ROLLED_BACK), asked_again=True)
@@ -175,6 +200,8 @@ class Walk:
     def _begin(self, transition: Transition) -> str:
         if self.scene.first:
             return self.scene.begin_anew()
+        if transition.meets:
+            return self.scene.release_that_meets(transition.meets)
         if not transition.from_stage:
             return self.scene.begin_to_prepare()
         if transition.from_stage == LOGGED:
@@ -308,6 +335,11 @@ class Walk:
             wrong.append(f"version {version} was rolled back, and is still on the endpoint")
         if world.lacking:
             wrong.append(f"the endpoint was to have {world.lacking}")
+        if state.stage is Stage.DEPLOYED and world.sight.versions != {version, state.champion_version}:
+            wrong.append(f"beside the champion the endpoint has {world.sight.versions}")
+        if state.stage is Stage.DEPLOYED and (world.challenger_alias, tags.get(TAG_STATUS)) != (version, "challenger"):
+            wrong.append(f"the alias challenger names {world.challenger_alias}, and version {version} is tagged {tags}")
+        wrong += _left_behind(world)
         if state.stage is Stage.FINISHED and world.sight.versions != {version}:
             wrong.append(f"after the bake the endpoint has {world.sight.versions}")
         return "; ".join(wrong)

@@ -41,7 +41,7 @@ from tests.faults.user import User
 from tests.faults.world import World, tags_of
 from tests.pipeline.conftest import MODELS, attributes, note_run, write_folder
 
-CHAMPION, CHALLENGER = "1", "2"
+CHAMPION, CHALLENGER, NEXT = "1", "2", "3"
 #: Rows of the challenger on a step before the gate is asked for the next.
 ROWS = 2
 #: The stage of a release whose model is logged, and nothing else; the others are names of the recorded ones.
@@ -72,7 +72,7 @@ class Scene:
         self.name = name
         parts: dict[str, Any] = {
             "evaluation": {"dataset": EXAMPLES, "scorers": ["answered"], "thresholds": {"answered": 0.9}},
-            "ramp": {"steps": [40, 70]},
+            "ramp": {"steps": [40, 70], "second_release": "replace"},
             "gate": {"metrics": [{"name": "errors", "kind": "errors", "margin": 0.3, "required": False}]},
             "promotion": {"automatic": True, "bake_seconds": 0},
             "endpoint": SETTINGS,
@@ -80,11 +80,11 @@ class Scene:
         file, written = write_folder(folder, name, **parts), attributes(name, **parts)
         (folder / EXAMPLES).write_text(json.dumps({"inputs": written["model"]["input_example"]}) + "\n")
         self.spec = parse_spec(written, file=file)
-        self._numbers = itertools.count()
+        self._numbers, self._version = itertools.count(), dict[str, str]()
         self._drifted = False
         self._workspace = workspace
         self.parts = self._connect()
-        for _ in range(1 if first else 2):
+        for _ in range(1 if first else 3):
             self._register()
         # The proxy asks before the runner is there.
         self.proxy = FaultyProxy(
@@ -124,11 +124,12 @@ class Scene:
         assert self.observer is not None
         registry = self.parts.registry
         sight = self.observer.look()
-        version = registry.get(CHAMPION if self.first else CHALLENGER)
+        number = self._version.get(release, CHALLENGER)
+        tags, others = tags_of(registry.get(number)), tags_of(registry.get(CHALLENGER) if number == NEXT else None)
         left = str(lacking(self.spec.endpoint, self.parts.endpoint)) if sight.endpoint else ""
         looked = look_for_drift(self.parts, self.spec) if self._drifted else DriftLook()
         drift = (*(finding.kind.value for finding in looked.findings), *filter(None, (looked.not_looked,)))
-        world = World(release, sight, registry.version_of_alias(CHALLENGER_ALIAS), tags_of(version), left, drift, None)
+        world = World(release, sight, registry.version_of_alias(CHALLENGER_ALIAS), tags, others, left, drift, None)
         if sight.state_of(release) is not None:
             return world
         run = tracking.find_run(self.parts.workspace, self.spec, release)
@@ -158,17 +159,25 @@ class Scene:
         note_run(self.parts, self.spec, release := self.new_release(), None, _logged())
         return release
 
-    def registered_release(self) -> str:
+    def registered_release(self, version: str = CHALLENGER) -> str:
         """A release whose version is registered; its key."""
-        version = CHAMPION if self.first else CHALLENGER
         note_run(self.parts, self.spec, release := self.new_release(), version, _logged())
+        self._version[release] = version
+        return release
+
+    def release_that_meets(self, stage: str) -> str:
+        """A release of version 3 whose version is registered while that of version 2 is at ``stage``; its key."""
+        self.set_back(stage)
+        registry, release = self.parts.registry, self.registered_release(NEXT)
+        registry.tag(NEXT, {TAG_STATUS: "challenger", TAG_REASON: "", TAG_RELEASE: release})
+        registry.set_alias(CHALLENGER_ALIAS, NEXT)
         return release
 
     def begin_to_prepare(self) -> str:
         """A release of which nothing is there yet, beside a champion; its key."""
         self.set_back("registered")
         for version in self.parts.registry.versions():
-            if version.version not in (CHAMPION, CHALLENGER):
+            if version.version not in (CHAMPION, CHALLENGER, NEXT):
                 self.parts.workspace.mlflow.delete_model_version(self.spec.model.registered_name, version.version)
         return self.new_release()
 
@@ -219,9 +228,9 @@ class Scene:
             self.parts.endpoint.delete()
             registry.delete_alias("champion")
             registry.set_alias(CHALLENGER_ALIAS, CHAMPION)
-            registry.tag(CHAMPION, {TAG_STATUS: "", TAG_REASON: "", TAG_RELEASE: ""})
+            registry.tag(CHAMPION, {TAG_STATUS: "challenger", TAG_REASON: "", TAG_RELEASE: ""})
             self._forget()
-            return self.registered_release()
+            return self.registered_release(CHAMPION)
 
     def await_rows(self, release: str) -> None:
         """Wait until the inference table holds rows of the challenger on the present step."""
@@ -340,7 +349,8 @@ class Scene:
             registry.delete_alias(CHALLENGER_ALIAS)
         else:
             registry.set_alias(CHALLENGER_ALIAS, challenger_alias)
-        registry.tag(CHALLENGER, {TAG_STATUS: "", TAG_REASON: "", TAG_RELEASE: ""})
+        status = "promoted" if stage == "promoted" else "challenger"
+        registry.tag(CHALLENGER, {TAG_STATUS: status, TAG_REASON: "", TAG_RELEASE: release})
         if stage == "registered":
             self._take_settings(now)
         latest = self.parts.payload.latest()

@@ -16,6 +16,7 @@ from tests.faults.release_walk import (
     FIRST,
     FORWARD,
     LOG,
+    MEETING,
     MEND,
     PREDICT,
     REGISTER,
@@ -81,6 +82,14 @@ def test_what_comes_before_the_endpoint_is_done_again(
 @pytest.mark.parametrize("fault", sorted(OF_READS))
 def test_the_prediction_writes_nothing_and_is_done_again(fault: Fault, scene: Scene, record_property: Record) -> None:
     survives(Walk(scene, fault, writes=False), (PREDICT,), record_property)
+
+
+@pytest.mark.parametrize(("fault", "writes"), faults(in_test_all=()))
+@pytest.mark.parametrize("transition", MEETING, ids=["replace", "end of a bake"])
+def test_a_release_that_meets_another_begins_in_its_place(
+    fault: Fault, writes: bool, transition: Transition, scene: Scene, record_property: Record
+) -> None:
+    survives(Walk(scene, fault, writes), (transition,), record_property)
 
 
 @pytest.mark.parametrize(("fault", "writes"), faults())

@@ -15,6 +15,7 @@ class World:
     Attributes:
         release: The release that it is about.
         tags: Of the challenger's version.
+        other_tags: Of the version of the release that it meets; none where it meets no other.
         lacking: What the endpoint does not have of the YAML's settings; empty where there is no endpoint.
         drift: After a change by hand, kinds of what still differs from the ledger, or why nobody could look.
         run: The release's MLflow run.
@@ -25,6 +26,7 @@ class World:
     sight: Sight
     challenger_alias: str | None
     tags: tuple[tuple[str, str], ...]
+    other_tags: tuple[tuple[str, str], ...]
     lacking: str
     drift: tuple[str, ...]
     run: ReleaseRun | None

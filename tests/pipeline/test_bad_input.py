@@ -166,6 +166,22 @@ def test_an_update_that_fails_keeps_the_champion_and_leaves_nothing_half_done(mo
     assert World.of(model).versions == {champion, good}
 
 
+def test_a_deployment_that_failed_and_is_started_again_is_a_challenger_like_others(
+    model: Model, workspace: RunningWorkspace, set_faults: Callable[..., Any]
+) -> None:
+    model.champion()
+    version, release = model.register("second"), model.release()
+    set_faults(updates_to_fail=1)
+    with pytest.raises(UpdateFailed):
+        model.deploy(release, version)
+    assert World.of(model).challenger_alias is None
+    assert model.deploy(release, version).stage is Stage.DEPLOYED
+    found = model.parts().registry.get(version)
+    assert found is not None
+    assert (found.tags[TAG_STATUS], found.tags[TAG_REASON]) == ("challenger", "")
+    assert World.of(model).challenger_alias == version
+
+
 def test_a_first_deployment_that_fails_leaves_no_endpoint(model: Model) -> None:
     bad, release = model.register("unloadable"), model.release()
     with pytest.raises(UpdateFailed, match="the weights need the variable"):

@@ -23,6 +23,7 @@ from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Phase
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_notifications import NotificationsPart
 from tests.pipeline.conftest import MODELS, Model
+from tests.pipeline.test_sensor import ask_until
 
 VARIABLE = "RELEASE_NEWS"
 
@@ -298,3 +299,41 @@ def test_what_was_begun_and_is_not_finished_for_long_is_told_once(
     silent = telling(model.spec, about=("step",), hold_minutes=30)
     assert gather(model.parts(), silent, Receivers.of(None, 1), later, print) == [[]]
     model.parts().rollout.roll_back(release, reason="wrong prices")
+
+
+@pytest.mark.slow
+def test_every_topic_reaches_the_receiver_in_the_life_of_one_release(
+    make_model: Callable[..., Model], instance: dg.DagsterInstance, receiver: Receiver
+) -> None:
+    model = make_model(promotion={"automatic": True, "approval": "required", "bake_seconds": 3600})
+    model.champion()
+    spec = telling(model.spec, hold_minutes=1e-9)
+    _, cursor = tick(spec, instance, None)
+
+    def news() -> str:
+        nonlocal cursor
+        # As if the last look for drift were long ago.
+        _, cursor = tick(spec, instance, json.dumps({**json.loads(cursor or "{}"), "drift_at": 0}))
+        return str(receiver.letters.pop()["message"])
+
+    release, version = model.release(), model.register("second")
+    model.deploy(release, version)
+    assert f"{release}: version {version} is deployed beside version 1 at 0 %, by test" in news()
+    model.step(release)
+    assert f"{release}: 25 % of the traffic" in news()
+    assert "NO_DATA for 0 min on this step" in news(), "seen a second time, it has lasted"
+    model.step(release, 1)
+    ask_until(model, spec, instance, lambda text: text.startswith(HoldReason.AWAITING_APPROVAL))
+    assert "approval wanted" in news()
+    model.parts("user:ada").events.approve(release, "looked at the answers")
+    model.promote(release)
+    told = news()
+    assert "approved by user:ada: looked at the answers" in told
+    assert f"{release}: version {version} is live, alias champion" in told
+    now = model.parts().endpoint.read()
+    assert now is not None
+    model.parts().endpoint.update(now.entities, dict.fromkeys(now.routes, 50))
+    model.parts().endpoint.wait(timeout_seconds=60, progress=print)
+    assert "the ledger says" in news()
+    model.parts().rollout.roll_back(release, reason="wrong prices")
+    assert f"{release}: version {version} is rolled back and has no traffic" in news()
