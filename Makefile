@@ -45,9 +45,9 @@ check: setup
 docs: $(VENV)/docs/.installed
 	$(VENV)/docs/bin/sphinx-build -W --keep-going -q -b html -d $(VENV)/docs/doctrees -c docs . $(SITE)
 
-# The pictures of Dagster's UI in docs/images, taken anew as an operator goes through a demo.
+# The pictures of docs/images, taken anew as an operator goes through a demo, and of the local workspace's pages.
 screenshots: setup
-	SCREENSHOTS=docs/images $(BIN)/pytest -m slow tests/demo -k operator
+	SCREENSHOTS=docs/images $(BIN)/pytest -m slow tests/demo tests/browser -k "operator or every_link"
 
 # Without an index address and for every supported Python, so that any mirror can serve it.
 lock: setup

@@ -148,8 +148,21 @@ COVERAGE: dict[str, tuple[str, str]] = {
             ("GET", "/permissionLevels", "get_permission_levels"),
         )
     },
-    "GET /review/{endpoint}": ("a browser, and `/review/`", "test_review.py"),
-    "GET /review/files/{file}": ("the page, and `/review/files/`", "test_review.py"),
+    "GET /review/{endpoint}": ("a browser, and `/review/`", "test_pages.py"),
+    **{
+        f"GET {path}": ("a browser, and `SHOWN`", "test_pages.py")
+        for path in (
+            "/",
+            "/ml/endpoints/{endpoint}",
+            "/ml/experiments/{experiment}",
+            "/ml/experiments/{experiment}/traces",
+            "/ml/experiments/{experiment}/runs/{run}",
+            "/explore/data/{catalog}/{schema}/{table}",
+            "/explore/data/models/{catalog}/{schema}/{model}",
+            "/explore/data/models/{catalog}/{schema}/{model}/version/{version}",
+        )
+    },
+    "GET /pages/{file}": ("the pages, and `/pages/`", "test_pages.py"),
     "PATCH /local/faults": ("`set_faults`", "test_faults.py"),
     f"GET {_UC}/catalogs": ("`catalogs.list`", "test_permissions.py"),
     f"GET {_UC}/catalogs/{{name}}": ("`catalogs.get`", "test_permissions.py"),

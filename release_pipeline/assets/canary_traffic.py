@@ -17,6 +17,7 @@ from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import Stage
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.counting import without_rows
+from release_pipeline.workspace.links import endpoint_page
 
 CHECK = "gate"
 
@@ -57,7 +58,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         except ReleasePipelineError as error:
             raise failed_run(context, error) from error
         context.log.info(before.verdict.sentence)
-        url = f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"
+        url = endpoint_page(parts.workspace, spec.endpoint_name)
         return dg.MaterializeResult(
             metadata=canary_metadata(before, endpoint_url=url, now=after.release),
             check_results=[dg.AssetCheckResult(check_name=CHECK, **check_fields(before))],

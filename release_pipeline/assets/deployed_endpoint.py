@@ -23,7 +23,7 @@ from release_pipeline.rollout.preflight import await_update, preflight
 from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.endpoint import ServedEntity
-from release_pipeline.workspace.links import endpoint_links
+from release_pipeline.workspace.links import endpoint_links, table_page
 from release_pipeline.workspace.tracer import send_tracer, tracer_id
 
 ENTITY_NAME_LIMIT = 63
@@ -86,6 +86,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                 "champion_version": state.champion_version or "none",
                 "traffic_percent": state.traffic_percent,
                 "inference_table": spec.payload_table,
+                "table": dg.MetadataValue.url(table_page(parts.workspace, spec.payload_table)),
                 "tracers": traced,
                 **preflight_metadata(checked),
                 **power_metadata(parts, spec, state),

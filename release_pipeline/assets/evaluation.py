@@ -8,6 +8,7 @@ from release_pipeline.assets.context import ModelContext, failure
 from release_pipeline.errors import RegistryError, ReleasePipelineError
 from release_pipeline.evaluation.dataset import Example
 from release_pipeline.rollout.parts import Parts
+from release_pipeline.workspace.links import run_page
 
 CHECK = "evaluation"
 
@@ -61,9 +62,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             "sentence": sentence,
             "rows": len(examples),
             "champion_version": version or "none",
-            "mlflow_run": dg.MetadataValue.url(
-                f"{parts.workspace.host}/ml/experiments/{run.experiment_id}/runs/{run.run_id}"
-            ),
+            "mlflow_run": dg.MetadataValue.url(run_page(parts.workspace, run.experiment_id, run.run_id)),
         }
         for result in results:
             name = result.scorer.rpartition(":")[2]

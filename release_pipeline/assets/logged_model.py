@@ -12,6 +12,7 @@ from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.preflight import UPDATE, Outcome, preflight
 from release_pipeline.rollout.quarantine import refuse_content, rejected_like
 from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.links import run_page
 from release_pipeline.workspace.registry import TAG_FORCED
 from release_pipeline.workspace.tracking import ReleaseRun, tag_run
 
@@ -62,13 +63,13 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                 refuse_content(parts.registry, run.digest, forced=run.forced, remedy=remedy)
         except ReleasePipelineError as error:
             raise failure(error) from error
-        host, written = parts.workspace.host, spec.model.config
+        written = spec.model.config
         return dg.MaterializeResult(
             metadata={
                 "model_uri": run.model_uri,
                 "digest": run.digest,
                 "config": config.config or (json.dumps(written) if isinstance(written, dict) else written or "none"),
-                "mlflow_run": dg.MetadataValue.url(f"{host}/ml/experiments/{run.experiment_id}/runs/{run.run_id}"),
+                "mlflow_run": dg.MetadataValue.url(run_page(parts.workspace, run.experiment_id, run.run_id)),
             },
             data_version=dg.DataVersion(run.digest),
         )

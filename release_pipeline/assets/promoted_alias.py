@@ -12,6 +12,7 @@ from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.open_move import stopped
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import Stage
+from release_pipeline.workspace.links import endpoint_page
 
 
 def build(model: ModelContext) -> dg.AssetsDefinition:
@@ -41,7 +42,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata=promotion_metadata(
                 observed,
-                endpoint_url=f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}",
+                endpoint_url=endpoint_page(parts.workspace, spec.endpoint_name),
                 now=state,
                 live_version=live,
                 alias=spec.promotion.alias,

@@ -7,6 +7,7 @@ from release_pipeline.errors import NotAllowed, RegistryError, ReleasePipelineEr
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import Stage
 from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.links import version_page
 from release_pipeline.workspace.registry import (
     CHALLENGER,
     CHALLENGER_ALIAS,
@@ -60,14 +61,11 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
             _verify(parts, spec, release, version)
         except ReleasePipelineError as error:
             raise failure(error) from error
-        catalog_path = spec.model.registered_name.replace(".", "/")
         return dg.MaterializeResult(
             metadata={
                 "version": version,
                 "registered_name": spec.model.registered_name,
-                "model": dg.MetadataValue.url(
-                    f"{parts.workspace.host}/explore/data/models/{catalog_path}/version/{version}"
-                ),
+                "model": dg.MetadataValue.url(version_page(parts.workspace, spec.model.registered_name, version)),
             }
         )
 

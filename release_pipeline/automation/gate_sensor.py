@@ -21,6 +21,7 @@ from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.rollout.rolling_back import came_back
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release, paused, queued
 from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.links import endpoint_page
 from release_pipeline.workspace.sql.warehouse import within
 
 PARTITION_TAG = "dagster/partition"
@@ -199,7 +200,7 @@ def _observation(
     """An observation of the canary where there is new evidence; the cursor only says which was shown last."""
     if observed is None or observed.evidence_digest == cursor or not observed.ingests:
         return [], cursor
-    url = f"{parts.workspace.host}/ml/endpoints/{model.spec.endpoint_name}"
+    url = endpoint_page(parts.workspace, model.spec.endpoint_name)
     observation = dg.AssetObservation(
         model.key("canary_traffic"),
         partition=observed.release.release,

@@ -22,6 +22,7 @@ from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.open_move import stopped
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.rollback_time import seconds_to_zero_traffic
+from release_pipeline.workspace.links import endpoint_page
 
 ENDPOINT_TAG = "release_pipeline/endpoint"
 ACTION_TAG = "release_pipeline/action"
@@ -95,7 +96,7 @@ def _rollback_job(model: ModelContext) -> dg.JobDefinition:
             raise failure(error) from error
         tell_live_version(model, parts, release, context)
         asset = model.key("canary_traffic")
-        url = f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}"
+        url = endpoint_page(parts.workspace, spec.endpoint_name)
         seconds = _seconds(parts, release, context)
         if observed is None:
             metadata: dict[str, Any] = {"traffic_percent": 0, "verdict": GateAction.ROLL_BACK.value, **seconds}

@@ -22,6 +22,7 @@ from release_pipeline.rollout.mending import look_for_drift
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.rollout.state import current_release
 from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.links import endpoint_page
 from release_pipeline.workspace.sql.warehouse import within
 
 TICK_SECONDS = 60
@@ -47,7 +48,7 @@ def build_notification_sensor(model: ModelContext) -> dg.SensorDefinition:
             with within(SQL_SECONDS):
                 after = deepcopy(before)
                 news = gather(parts, spec, after, datetime.now(UTC), context.log.warning)
-            sent = send(news, addresses, spec, f"{parts.workspace.host}/ml/endpoints/{spec.endpoint_name}")
+            sent = send(news, addresses, spec, endpoint_page(parts.workspace, spec.endpoint_name))
         except ReleasePipelineError as error:
             return dg.SkipReason(str(error))
         sentences = []

@@ -40,11 +40,11 @@ from release_pipeline.local_workspace.wire import (
     known_resources,
     object_permissions,
     openai,
+    pages,
     permissions,
     principals,
     queries,
     registry,
-    review,
     secrets,
     serving,
     statements,
@@ -165,7 +165,7 @@ def all_routes(workspace: LocalWorkspace) -> list[Route]:
     """Every route that the workspace answers."""
     # The query routes lead: they are the ones whose speed matters, and routes are tried in order.
     parts = [queries, openai, serving, statements, tables, registry, files, identity, principals]
-    parts += [catalogs, permissions, object_permissions, known_resources, secrets, faults, review, tracking]
+    parts += [catalogs, permissions, object_permissions, known_resources, secrets, faults, pages, tracking]
     routes = [route for part in parts for route in part.routes(workspace)]
     return [*routes, *description.routes(workspace, lambda: routes)]
 

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from release_pipeline.local_workspace.caller import Caller, set_caller
 from release_pipeline.local_workspace.scopes import refusal
 
-# Presigned links carry a signature of their own and are fetched without the token by every client. The review page asks
-# for the token itself, and holds nothing before.
-_OPEN_PATHS = ("/.well-known/databricks-config",)
-_OPEN_PREFIXES = ("/presigned/", "/review/")
+# Presigned links carry a signature of their own and are fetched without the token by every client. The pages ask for
+# the token themselves, and hold nothing before.
+_OPEN_PATHS = ("/", "/.well-known/databricks-config")
+_OPEN_PREFIXES = ("/presigned/", "/review/", "/pages/", "/ml/", "/explore/data/")
 _REFUSAL = b'{"error_code":"UNAUTHENTICATED","message":"Credential was not sent or is not valid."}'
 #: Stands for the workspace's own user, who is no caller that anything is checked for.
 _OWNER: Final = Caller("")

@@ -1,4 +1,7 @@
-"""Addresses for people: where an endpoint is queried, where its agent is reviewed, where its traces are."""
+"""Addresses for people: pages of the workspace, where an endpoint is queried, where its agent is reviewed.
+
+The local workspace has a page behind each of them, too.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +37,30 @@ class Links:
     traces: str | None
 
 
+def endpoint_page(workspace: Workspace, endpoint: str) -> str:
+    """The page of an endpoint."""
+    return f"{workspace.host}/ml/endpoints/{quote(endpoint, safe='')}"
+
+
+def run_page(workspace: Workspace, experiment_id: str, run_id: str) -> str:
+    """The page of an MLflow run."""
+    return f"{workspace.host}/ml/experiments/{experiment_id}/runs/{run_id}"
+
+
+def version_page(workspace: Workspace, model: str, version: str) -> str:
+    """The page of a version of a registered model, by its full name."""
+    return f"{workspace.host}/explore/data/models/{_as_path(model)}/version/{quote(version, safe='')}"
+
+
+def table_page(workspace: Workspace, table: str) -> str:
+    """The page of a table, by its full name."""
+    return f"{workspace.host}/explore/data/{_as_path(table)}"
+
+
+def _as_path(full_name: str) -> str:
+    return "/".join(quote(part, safe="") for part in full_name.split("."))
+
+
 def endpoint_links(
     workspace: Workspace, endpoint: str, experiment_id: str = "", metrics: Sequence[Metric] = ()
 ) -> Links:
@@ -48,7 +75,7 @@ def endpoint_links(
     """
     host, name = workspace.host, quote(endpoint, safe="")
     return Links(
-        endpoint=f"{host}/ml/endpoints/{name}",
+        endpoint=endpoint_page(workspace, endpoint),
         query=f"{host}/serving-endpoints/{name}/invocations",
         review=_review(workspace, name, experiment_id, metrics),
         traces=f"{host}/ml/experiments/{experiment_id}/traces" if experiment_id else None,

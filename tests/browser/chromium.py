@@ -3,7 +3,8 @@
 import base64
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,6 +56,17 @@ class Chromium:
     def open(self, url: str) -> None:
         """Go to an address; returns when the page is loaded."""
         self._call("POST", "/url", {"url": url})
+
+    @contextmanager
+    def another_tab(self) -> Iterator[None]:
+        """While this holds, everything happens in a tab of its own; the first one stays open."""
+        first = self._call("GET", "/window")
+        self._call("POST", "/window", {"handle": self._call("POST", "/window/new", {"type": "tab"})["handle"]})
+        try:
+            yield
+        finally:
+            self._call("DELETE", "/window")
+            self._call("POST", "/window", {"handle": first})
 
     def resize(self, width: int, height: int) -> None:
         """Give the window another size, in pixels."""

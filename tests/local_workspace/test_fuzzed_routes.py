@@ -43,7 +43,7 @@ KNOWN = {
     "id": ["local", "1"],
     "path": ["/Volumes/a/b.txt", "/Volumes", "/Volumes/a"],
     "index": ["0", "1"],
-    "file": ["page.js"],
+    "file": ["review.js"],
     "endpoint": [ENDPOINT],
 }
 #: The same for the fields of bodies and queries.

@@ -117,7 +117,7 @@ _OWN: Final[dict[str, dict[str, Schema]]] = {
 #: Parameters of calls that stand in the path under another name.
 _IN_PATH: Final = frozenset({"request_object_type", "request_object_id", "securable_type", "full_name"})
 #: What needs no token: see :mod:`release_pipeline.local_workspace.auth`.
-_OPEN: Final = ("/presigned/", "/review/", "/.well-known/")
+_OPEN: Final = ("/presigned/", "/review/", "/pages/", "/ml/", "/explore/data/", "/.well-known/")
 #: Of mlflow's messages, those that its client never leaves out where they have a place; the protocol does not say so.
 _ALWAYS: Final = frozenset({"name", "version", "alias", "key"})
 _BODILESS: Final = ("GET", "DELETE")
@@ -172,7 +172,7 @@ def _operation(method: str, path: str, route: Route, components: dict[str, Schem
         "parameters": parameters,
         "responses": {"2XX": {"description": "Done."}, "4XX": _answer("Refused, with the reason.")},
     }
-    if path.startswith(_OPEN):
+    if path == "/" or path.startswith(_OPEN):
         operation["security"] = []
     if method in _BODILESS or name in _IN_QUERY:
         parameters += [

@@ -69,11 +69,20 @@ export class Workspace {
 
   /** The spans of a trace, from the file in which its client has left them. */
   async spans(trace) {
-    const folder = (trace.tags ?? {})["mlflow.artifactLocation"] ?? "";
-    const inside = folder.match(/^dbfs:\/databricks\/mlflow-tracking\/([^/]+)\/(.+)$/);
-    if (!inside) return [];
-    const path = ["WorkspaceInternal", "Mlflow", "Artifacts", inside[1], "Runs", ...inside[2].split("/"), "traces.json"];
-    return (await this.json("GET", `/api/2.0/fs/files/${path.map(encodeURIComponent).join("/")}`)).spans ?? [];
+    const folder = artifactFolder((trace.tags ?? {})["mlflow.artifactLocation"]);
+    return folder ? ((await this.json("GET", `/api/2.0/fs/files${folder}/traces.json`)).spans ?? []) : [];
+  }
+
+  /** What lies in the folder of an artifact location; nothing where nobody has left anything. */
+  async artifacts(location) {
+    const folder = artifactFolder(location);
+    if (!folder) return [];
+    try {
+      return (await this.json("GET", `/api/2.0/fs/directories${folder}`)).contents ?? [];
+    } catch (error) {
+      if (error.status === 404) return [];
+      throw error;
+    }
   }
 
   /** Keep a person's judgement of an answer; one that was kept before, with its id, is changed. */
@@ -87,4 +96,11 @@ export class Workspace {
     const assessment = { assessment_name: name, trace_id: trace.trace_id, source, feedback: { value } };
     return this.json("POST", path, { assessment });
   }
+}
+
+/** The path of the Files API at which MLflow's clients keep what is at an artifact location, or null. */
+function artifactFolder(location) {
+  const inside = (location ?? "").match(/^dbfs:\/databricks\/mlflow-tracking\/([^/]+)\/(.+)$/);
+  if (!inside) return null;
+  return `/${["WorkspaceInternal", "Mlflow", "Artifacts", inside[1], "Runs", ...inside[2].split("/")].map(encodeURIComponent).join("/")}`;
 }

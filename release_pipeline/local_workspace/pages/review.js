@@ -1,11 +1,10 @@
 // The review page of one endpoint: signs in, holds the conversation, shows who answered, takes feedback.
 
 import { Answer, events, sources } from "./answer.js";
-import { Workspace } from "./api.js";
 import { element, sourceList, toolList } from "./elements.js";
 import { Feedback, awaitSpans, awaitTrace } from "./feedback.js";
+import { Session } from "./session.js";
 
-const TOKEN = "release-pipeline-token";
 const WHOLE = "release-pipeline-whole"; // endpoints of this tab that do not stream
 const NO_STREAM = "does not support streaming";
 
@@ -22,11 +21,6 @@ let conversation = [];
 
 at("endpoint").textContent = name;
 document.title = `${name} – review`;
-at("sign-in").addEventListener("submit", (event) => {
-  event.preventDefault();
-  signIn(at("token").value.trim());
-});
-at("leave").addEventListener("click", () => signOut(""));
 at("again").addEventListener("click", beginAnew);
 at("ask").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -38,45 +32,24 @@ at("question").addEventListener("keydown", (event) => {
   at("ask").requestSubmit();
 });
 
-const kept = sessionStorage.getItem(TOKEN);
-if (kept) signIn(kept);
-else signOut("");
+const session = new Session(enter, leave);
 
-async function signIn(token) {
-  workspace = new Workspace(token);
-  try {
-    person = await workspace.userName();
-    sessionStorage.setItem(TOKEN, token);
-    await look();
-    field = await workspace.conversationField(name);
-  } catch (error) {
-    signOut(error.status === 401 ? "This token is not valid here." : error.message);
-    return;
-  }
-  at("token").value = "";
-  at("name").textContent = person;
-  show(true);
+async function enter(signedIn, who) {
+  workspace = signedIn;
+  person = who;
+  await look();
+  field = await workspace.conversationField(name);
   if (!field) {
     at("problem").textContent = "This endpoint serves no agent: its models take tables, and there is nothing to chat with.";
     at("send").disabled = at("question").disabled = true;
-    return;
   }
-  at("question").focus();
+  return field ? at("question") : undefined;
 }
 
-function signOut(reason) {
-  sessionStorage.removeItem(TOKEN);
+function leave() {
   workspace = null;
   at("versions").textContent = "";
-  show(false);
   beginAnew();
-  at("refused").textContent = reason;
-  at("token").focus();
-}
-
-function show(inside) {
-  at("chat").hidden = at("person").hidden = !inside;
-  at("sign-in").hidden = inside;
 }
 
 function beginAnew() {
@@ -126,7 +99,7 @@ async function send() {
     }
   } catch (error) {
     if (error.status === 401) {
-      signOut("The token is no longer valid.");
+      session.end("The token is no longer valid.");
       return;
     }
     answer.error = [error.status || "", error.code, error.message].filter(Boolean).join(" ");

@@ -1,0 +1,74 @@
+// Signing in: the token that a person types is kept by this tab until it is closed, and lent to other tabs of this
+// workspace that are opened meanwhile, so that a link needs no second sign-in.
+
+import { Workspace } from "./api.js";
+
+const TOKEN = "release-pipeline-token";
+const at = (id) => document.getElementById(id);
+
+export class Session {
+  /**
+   * `enter(workspace, person)` fills the page for somebody who has signed in, and resolves to what gets the focus; it
+   * throws what the workspace refuses. `leave()` empties the page. What is inside has the class `inside`.
+   */
+  constructor(enter, leave) {
+    this.enter = enter;
+    this.leave = leave;
+    this.tabs = new BroadcastChannel(TOKEN);
+    this.tabs.addEventListener("message", ({ data }) => this.heard(data));
+    at("sign-in").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.signIn(at("token").value.trim());
+    });
+    at("leave").addEventListener("click", () => this.end(""));
+    const kept = sessionStorage.getItem(TOKEN);
+    if (kept) {
+      this.signIn(kept);
+    } else {
+      this.end("");
+      this.tabs.postMessage({ wanted: true });
+    }
+  }
+
+  async signIn(token) {
+    const workspace = new Workspace(token);
+    let first;
+    try {
+      const person = await workspace.userName();
+      sessionStorage.setItem(TOKEN, token);
+      this.asking = false;
+      first = await this.enter(workspace, person);
+      at("name").textContent = person;
+    } catch (error) {
+      this.end(error.status === 401 ? "This token is not valid here." : error.message);
+      return;
+    }
+    at("token").value = "";
+    this.show(true);
+    first?.focus();
+  }
+
+  end(reason) {
+    sessionStorage.removeItem(TOKEN);
+    this.asking = true;
+    this.show(false);
+    this.leave();
+    at("refused").textContent = reason;
+    at("token").focus();
+  }
+
+  show(inside) {
+    for (const part of document.querySelectorAll(".inside")) part.hidden = !inside;
+    at("sign-in").hidden = inside;
+  }
+
+  /** Another tab of this workspace has asked for the token, or lends it. */
+  heard(data) {
+    const kept = sessionStorage.getItem(TOKEN);
+    if (data.wanted && kept) this.tabs.postMessage({ token: kept });
+    if (data.token && this.asking && !at("token").value) {
+      this.asking = false;
+      this.signIn(data.token);
+    }
+  }
+}
