@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,11 +17,26 @@ MODULE: Final = "RELEASE_PIPELINE_MODULE"
 
 
 def project_folder() -> Path:
-    """Where a project's releases are looked for: in the package that `MODULE` names, else in the current folder."""
+    """Where a project's releases are looked for.
+
+    In the package that `MODULE` names; else where the ``pyproject.toml`` of the current folder tells Dagster to find
+    definitions, so that an example elsewhere in the project is none of its models; else in the current folder.
+    """
     package = os.environ.get(MODULE, "").partition(".")[0]
     found = importlib.util.find_spec(package) if package else None
     places = found.submodule_search_locations if found else None
-    return Path(places[0]) if places else Path.cwd()
+    return Path(places[0]) if places else _definitions(Path.cwd()) or Path.cwd()
+
+
+def _definitions(folder: Path) -> Path | None:
+    """The folder of a Dagster project's definitions, None where this is no such project."""
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"]["project"]
+        module = project.get("defs_module") or f"{project['root_module']}.defs"
+        inside = Path(*str(module).split("."))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # Dagster says what is wrong with such a file
+    return next((place for place in (folder / inside, folder / "src" / inside) if place.is_dir()), None)
 
 
 def spec_files() -> list[Path]:

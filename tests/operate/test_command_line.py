@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +13,11 @@ import pytest
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 from click.testing import CliRunner
 
+import release_pipeline
 from release_pipeline import waits
 from release_pipeline.cli import SECTIONS, main
 from release_pipeline.operate.completion import complete_model
-from release_pipeline.operate.spec_files import MODULE
+from release_pipeline.operate.spec_files import MODULE, spec_files
 from tests.pipeline.conftest import write_folder
 
 PROJECT = Path(__file__).parents[2]
@@ -108,6 +110,26 @@ def test_the_releases_of_an_installed_project_are_found_by_its_module(
     assert names_to_complete() == ["python_docs_agent"]
     monkeypatch.setenv(MODULE, "no_such_project.definitions")
     assert not names_to_complete()
+
+
+@pytest.mark.parametrize("layout", ["", "src"])
+def test_models_are_those_where_dagster_finds_definitions_and_no_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    monkeypatch.delenv(MODULE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(release_pipeline.__file__).parent / "defs" / "python_docs_agent"
+    inside = tmp_path / layout / "shop" / "defs"
+    for place in (inside / "agent", tmp_path / "examples" / "agent"):
+        shutil.copytree(shipped, place)
+    (tmp_path / "pyproject.toml").write_text('[tool.dg.project]\nroot_module = "shop"\n')
+    assert [file.parent for file in spec_files()] == [(inside / "agent").resolve()]
+    (tmp_path / "pyproject.toml").write_text('[tool.dg.project]\nroot_module = "elsewhere"\n')
+    assert len(spec_files()) == 2, "a project whose definitions are not here"
+    (tmp_path / "pyproject.toml").write_text("[tool.dg\n")
+    assert len(spec_files()) == 2
+    monkeypatch.chdir(tmp_path / "examples")
+    assert len(spec_files()) == 1
 
 
 def names_to_complete() -> list[str]:
