@@ -31,7 +31,7 @@ test-all: setup $(VENV)/spark/.installed $(VENV)/dspy/.installed $(VENV)/docs/.i
 	PYTHONPATH=$(CURDIR)/$(VENV)/dspy $(BIN)/pytest -m slow tests/dspy & dspy=$$!; \
 	    PYTHONPATH=$(VENV)/spark $(BIN)/pytest -m slow tests/spark; spark=$$?; wait $$dspy && exit $$spark
 
-# Every fault at every call of a release: more than half an hour.
+# Every fault at every call of a release: about two hours.
 test-faults: setup
 	$(BIN)/pytest -n 4 -m "slow or exhaustive" tests/faults tests/histories \
 	    tests/local_workspace/test_forked_processes.py

@@ -62,7 +62,9 @@ def main() -> int:
         dagster, _ = start_dagster(folder)
         stack.callback(dagster.stop)
         time.sleep(given.warm_up)
+        sent = users.sent
         figures = _watch(dagster, workspace, folder, given.models, given.seconds)
+        figures.append(Figure("users' requests", (users.sent - sent) / given.seconds, "1/s"))
         figures.append(Figure("users' requests that failed", users.failed, "", at_most=0))
     return report("canaries", figures, given.json)
 
@@ -146,7 +148,8 @@ class Users:
     """A thread that asks all endpoints in turn, at a steady rate.
 
     Attributes:
-        failed: Requests that did not get their answer.
+        sent: Requests so far.
+        failed: Those that did not get their answer.
     """
 
     def __init__(self, specs: Sequence[ReleaseSpec], url: str, token: str, per_second: float) -> None:
@@ -155,7 +158,7 @@ class Users:
         self._pause = 1.0 / per_second
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._ask)
-        self.failed = 0
+        self.sent = self.failed = 0
 
     def __enter__(self) -> "Users":
         self._thread.start()
@@ -168,11 +171,16 @@ class Users:
     def _ask(self) -> None:
         with requests.Session() as session:
             session.trust_env = False
+            begin = time.monotonic()
             for url in itertools.cycle(self._urls):
-                if self._over.wait(self._pause):
+                if self._over.wait(max(0.0, begin + self.sent * self._pause - time.monotonic())):
                     return
-                answer = session.post(url, json=ASK, headers=self._headers, timeout=60)
-                self.failed += answer.status_code != 200 or "echo: hello" not in answer.text
+                self.sent += 1
+                try:
+                    answer = session.post(url, json=ASK, headers=self._headers, timeout=60)
+                    self.failed += answer.status_code != 200 or "echo: hello" not in answer.text
+                except requests.RequestException:
+                    self.failed += 1
 
 
 def _watch(dagster: Server, workspace: Server, folder: Path, models: int, seconds: float) -> list[Figure]:

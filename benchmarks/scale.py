@@ -3,7 +3,8 @@
 Run as ``python -m benchmarks.scale``. Each model is what ``dg scaffold defs`` writes. *Definitions* is from the folder
 of YAMLs to Dagster's repository, in a fresh interpreter that has imported Dagster and this package. *UI up* is from the
 start of ``dagster dev`` until the UI answers that the location is loaded; *memory* is what its processes then hold, in
-proportion where they share it (PSS).
+proportion where they share it (PSS). Beside them is a component that makes seven empty assets, and nothing else, of a
+YAML of two lines: what Dagster takes by itself.
 """
 
 import argparse
@@ -42,6 +43,17 @@ def defs():
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.Definitions.merge(tree.build_defs(), dg.Definitions(executor=dg.in_process_executor))
 """
+BARE = """
+import dagster as dg
+
+
+class Bare(dg.Component, dg.Model, dg.Resolvable):
+    name: str
+
+    def build_defs(self, context):
+        specs = [dg.AssetKey([self.name, f"asset_{number}"]) for number in range(7)]
+        return dg.Definitions(assets=[dg.asset(key=key)(lambda: None) for key in specs])
+"""
 LOAD = """
 import json, sys, time
 import release_pipeline.definitions
@@ -75,14 +87,19 @@ def main() -> int:
             write_models(folder, count)
             goals = GOALS.get(count, (None, None, None))
             figures += [*_definitions(folder, count, options.repetitions, goals[0]), *_start(folder, count, goals[1:])]
+        with tempfile.TemporaryDirectory(prefix="bench-scale-bare-") as name:
+            write_bare(Path(name), count)
+            loads = [_load(Path(name)) for _ in range(options.repetitions)]
+            if loads[0]["assets"] != 7 * count:
+                raise RuntimeError(f"{count} models were loaded as {loads[0]}")
+            words = f"{count} models of seven empty assets: definitions"
+            figures.append(Figure(words, median(load["seconds"] for load in loads), "s"))
     return report("scale", figures, options.json)
 
 
 def write_models(folder: Path, count: int) -> None:
     """A code location with so many models, each in a folder of its own."""
-    (folder / "models").mkdir()
-    (folder / "models" / "__init__.py").touch()
-    (folder / "location.py").write_text(LOCATION)
+    _write_location(folder)
     (folder / "workspace.yaml").write_text("load_from: [{python_module: {module_name: location}}]")
     (folder / "dagster.yaml").write_text("telemetry: {enabled: false}")
     templates = list(Path(release_pipeline.scaffold.__file__).parent.glob("*.template"))
@@ -92,6 +109,22 @@ def write_models(folder: Path, count: int) -> None:
         values = {"name": model.name, "registered_name": f"main.default.{model.name}"}
         for template in templates:
             (model / template.stem).write_text(Template(template.read_text("utf-8")).substitute(values))
+
+
+def write_bare(folder: Path, count: int) -> None:
+    """The same with a component that does next to nothing."""
+    _write_location(folder)
+    (folder / "bare.py").write_text(BARE)
+    for number in range(count):
+        model = folder / "models" / f"model_{number:04}"
+        model.mkdir()
+        (model / "defs.yaml").write_text(f"type: bare.Bare\nattributes: {{name: {model.name}}}\n")
+
+
+def _write_location(folder: Path) -> None:
+    (folder / "models").mkdir()
+    (folder / "models" / "__init__.py").touch()
+    (folder / "location.py").write_text(LOCATION)
 
 
 def _environment(folder: Path) -> dict[str, str]:

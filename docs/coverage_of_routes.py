@@ -156,6 +156,7 @@ COVERAGE: dict[str, tuple[str, str]] = {
             "/ml/endpoints/{endpoint}",
             "/ml/experiments/{experiment}",
             "/ml/experiments/{experiment}/traces",
+            "/ml/experiments/{experiment}/evaluation-runs",
             "/ml/experiments/{experiment}/runs/{run}",
             "/explore/data/{catalog}/{schema}/{table}",
             "/explore/data/models/{catalog}/{schema}/{model}",

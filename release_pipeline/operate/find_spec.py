@@ -82,7 +82,10 @@ def need_one(found: Found) -> None:
         SpecError: It has none: most likely this is another folder.
     """
     if not found.specs and not found.broken:
-        raise SpecError(f"there is no release below {project_folder()}; go to the project's folder.")
+        raise SpecError(
+            f"there is no release below {project_folder()}; go to the project's folder, or to the one in which its "
+            "releases lie, if that is not where tool.dg.project of its pyproject.toml says."
+        )
 
 
 def _list(names: Iterable[object]) -> str:

@@ -33,10 +33,12 @@ def _definitions(folder: Path) -> Path | None:
     try:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"]["project"]
         module = project.get("defs_module") or f"{project['root_module']}.defs"
-        inside = Path(*str(module).split("."))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # Dagster says what is wrong with such a file
-    return next((place for place in (folder / inside, folder / "src" / inside) if place.is_dir()), None)
+    # As Dagster looks: in `src`, where there is one.
+    source = folder / "src" if (folder / "src").is_dir() else folder
+    found = source.joinpath(*str(module).split("."))
+    return found if found.is_dir() else None
 
 
 def spec_files() -> list[Path]:

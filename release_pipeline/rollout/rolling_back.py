@@ -9,7 +9,7 @@ from release_pipeline.errors import NotAllowed, Superseded
 from release_pipeline.rollout.deployment import planned_rollback
 from release_pipeline.rollout.ledger import Action, Entry, Phase
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
-from release_pipeline.workspace.registry import REJECTED
+from release_pipeline.workspace.registry import CHALLENGER_ALIAS, REJECTED, TAG_STATUS
 
 if TYPE_CHECKING:
     from release_pipeline.rollout.transition import Rollout
@@ -122,7 +122,7 @@ def take_back(rollout: "Rollout", intent: Entry) -> str:
 
 
 def _is_back(rollout: "Rollout", entries: Sequence[Entry], state: ReleaseState) -> bool:
-    """Whether the challenger of a release that was rolled back is on the endpoint again, or behind the alias.
+    """Whether the challenger of a rolled-back release is on the endpoint again, behind an alias, or tagged anew.
 
     An update in progress may bring it there, and is waited out by one more rollback. Not where another release came
     after it, whose own the endpoint is now.
@@ -134,7 +134,14 @@ def _is_back(rollout: "Rollout", entries: Sequence[Entry], state: ReleaseState) 
     served = [(each.name, each.version) for each in now.entities] if now else []
     if now is not None and (now.updating or (name, state.challenger_version) in served):
         return True
-    return rollout.registry.version_of_alias(rollout.spec.promotion.alias) == state.challenger_version
+    registry, version = rollout.registry, state.challenger_version
+    if version in (
+        registry.version_of_alias(rollout.spec.promotion.alias),
+        registry.version_of_alias(CHALLENGER_ALIAS),
+    ):
+        return True
+    tagged, status = registry.get(version), _last_rollback(entries, state.release).after.get("status", REJECTED)
+    return tagged is not None and tagged.tags.get(TAG_STATUS) != status
 
 
 def _last_rollback(entries: Sequence[Entry], release: str) -> Entry:

@@ -299,18 +299,23 @@ class VerifiedWrite:
         if not meant.items() <= found.tags.items():
             self._fence(intent)
             self.registry.tag(version, meant)
+            self._fence_again(intent)
             found = self.registry.get(version)
         if found is not None and not meant.items() <= found.tags.items():
             raise NotVerified(f"version {version} of {self.registry.name} was tagged {meant}, but has {found.tags}.")
 
     def _challenge_again(self, intent: Entry, version: str) -> None:
-        """Give a version whose deployment has failed before its alias and its status again."""
+        """Give a version whose deployment has failed before its status again, and the alias if it names none.
+
+        The alias names what was registered last, which may be another release's by now.
+        """
         found = self.registry.get(version)
         if found is None or found.tags.get(TAG_STATUS) != FAILED:
             return
-        if self.registry.version_of_alias(CHALLENGER_ALIAS) is None:  # it may name one that was registered since
+        if self.registry.version_of_alias(CHALLENGER_ALIAS) is None:
             self._ensure_alias(intent, CHALLENGER_ALIAS, version, only_from=None)
-        self._ensure_tags(intent, version, {TAG_STATUS: CHALLENGER, TAG_REASON: ""})
+        # The status last: it tells a run after a kill that there is nothing left to do.
+        self._ensure_tags(intent, version, {TAG_REASON: "", TAG_STATUS: CHALLENGER})
 
     def _ensure_gone(self, intent: Entry) -> None:
         """Delete the endpoint, if it is this model's, and read back that it is gone."""

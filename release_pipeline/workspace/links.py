@@ -1,6 +1,6 @@
 """Addresses for people: pages of the workspace, where an endpoint is queried, where its agent is reviewed.
 
-The local workspace has a page behind each of them, too.
+The local workspace has pages at the same addresses.
 """
 
 from collections.abc import Sequence

@@ -85,11 +85,22 @@ def test_what_is_not_there_is_told_and_nobody_is_signed_out(
 def test_a_link_that_opens_a_tab_needs_no_second_sign_in(
     entered: Callable[[str], str], chromium: Chromium, workspace: RunningWorkspace, reviewed: Reviewed
 ) -> None:
+    entered(workspace.url)
     with chromium.another_tab():
-        assert "READY" in entered(f"{workspace.url}/ml/endpoints/{reviewed.name}")
+        assert "READY" in entered_in_new_tab(chromium, workspace, reviewed)
         chromium.click("#leave")
         chromium.find("#token")
+        with chromium.another_tab():
+            assert "READY" in entered_in_new_tab(chromium, workspace, reviewed)
+        assert chromium.all("#sign-in:not([hidden])"), "who has signed out stays so, whoever opens another tab"
     assert "READY" in entered(f"{workspace.url}/ml/endpoints/{reviewed.name}"), "the first tab has not signed out"
+
+
+def entered_in_new_tab(chromium: Chromium, workspace: RunningWorkspace, reviewed: Reviewed) -> str:
+    """What the endpoint's page shows in a tab in which nobody has signed in."""
+    chromium.open(f"{workspace.url}/ml/endpoints/{reviewed.name}")
+    chromium.find("#view > *")
+    return chromium.text("body")
 
 
 def test_nobody_is_shown_anything_without_a_token(

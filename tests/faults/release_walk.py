@@ -65,18 +65,16 @@ def _at(*stages: Stage, step: int | None = None) -> Callable[[World], bool]:
     return lambda world: _state(world, *stages, step=step) is not None
 
 
-def _left_behind(world: World) -> list[str]:
-    """What is not over of the release that another one has met as it began."""
+def _left_behind(world: World, meant: Stage) -> list[str]:
+    """What is not as it was meant to be of the release that another one has met as it began."""
     wrong = list[str]()
     for release in {entry.release for entry in world.sight.entries} - {world.release, ""}:
         other = world.sight.state_of(release)
         if other is None:
             continue
-        if other.active:
-            wrong.append(f"release {release} is still {other.stage}")
         status = dict(world.other_tags).get(TAG_STATUS)
-        if status != (SUPERSEDED if other.stage is ROLLED_BACK else "promoted"):
-            wrong.append(f"version {other.challenger_version} is {other.stage}, and is tagged {status}")
+        if other.open_intent or (other.stage, status) != (meant, SUPERSEDED if meant is ROLLED_BACK else "promoted"):
+            wrong.append(f"release {release} is {other.stage}, and its version is tagged {status}")
     return wrong
 
 
@@ -289,9 +287,9 @@ class Walk:
         while True:
             state = now.state
             if self._made(transition, now):
-                return ticks, "failed, started again" if again else "as meant", self._wrong_end(now)
+                return ticks, "failed, started again" if again else "as meant", self._wrong_end(now, transition)
             if _state(now, ROLLED_BACK) is not None:
-                return ticks, "rolled back", self._wrong_end(now)
+                return ticks, "rolled back", self._wrong_end(now, transition)
             if ticks > MOST_TICKS or time.monotonic() > deadline:
                 opened = state.open_intent.action if state and state.open_intent else "nothing"
                 where = f"at {state.stage if state else 'nothing'} with {opened} open"
@@ -315,7 +313,7 @@ class Walk:
                 ticks += 1
             now = scene.world(release)
 
-    def _wrong_end(self, world: World) -> str:
+    def _wrong_end(self, world: World, transition: Transition) -> str:
         """What is not as it must be now that no intent is open."""
         wrong, state = list(self.scene.complaints), world.state
         if state is None:
@@ -339,7 +337,7 @@ class Walk:
             wrong.append(f"beside the champion the endpoint has {world.sight.versions}")
         if state.stage is Stage.DEPLOYED and (world.challenger_alias, tags.get(TAG_STATUS)) != (version, "challenger"):
             wrong.append(f"the alias challenger names {world.challenger_alias}, and version {version} is tagged {tags}")
-        wrong += _left_behind(world)
+        wrong += _left_behind(world, ROLLED_BACK if transition.meets == "step 1" else Stage.FINISHED)
         if state.stage is Stage.FINISHED and world.sight.versions != {version}:
             wrong.append(f"after the bake the endpoint has {world.sight.versions}")
         return "; ".join(wrong)

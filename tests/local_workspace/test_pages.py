@@ -17,6 +17,7 @@ SHOWN = (
     "/ml/endpoints/one",
     "/ml/experiments/1",
     "/ml/experiments/1/traces",
+    "/ml/experiments/1/evaluation-runs",
     "/ml/experiments/1/runs/2",
     "/explore/data/main/default/one_payload",
     "/explore/data/models/main/default/one",

@@ -118,7 +118,7 @@ def test_a_folder_without_a_release_is_none_that_anybody_meant(
     words: str, nowhere: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(MODULE)
-    ends(words, 2, "go to the project's folder.")
+    ends(words, 2, "go to the project's folder")
     ends(f"history {MODEL}", 2, "there is none of any model. Name its file with --spec.")
 
 

@@ -58,9 +58,10 @@ def held(monkeypatch: pytest.MonkeyPatch, owner: type, write: str, act: Callable
         ("step", "update"),
         pytest.param("promote", "update", marks=pytest.mark.slow),
         pytest.param("promote", "set_alias", marks=pytest.mark.slow),
+        pytest.param("promote", "tag", marks=pytest.mark.slow),
         pytest.param("retire", "update", marks=pytest.mark.slow),
     ],
-    ids=["a step", "a promotion", "the alias of a promotion", "the end of the bake"],
+    ids=["a step", "a promotion", "the alias of a promotion", "the tags of a promotion", "the end of the bake"],
 )
 def test_a_write_that_comes_after_a_rollback_is_taken_back(
     act: str, write: str, deployed: tuple[Model, str], monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from release_pipeline.errors import Superseded
+from release_pipeline.errors import Superseded, UpdateFailed
 from release_pipeline.rollout.ledger import Action, Phase
 from release_pipeline.rollout.state import Stage, current_release
-from release_pipeline.workspace.registry import TAG_RELEASE, TAG_STATUS
+from release_pipeline.workspace.registry import TAG_REASON, TAG_RELEASE, TAG_STATUS
 from tests.pipeline.checkpoint import Checkpoint, World
 from tests.pipeline.conftest import Model, next_tick
 from tests.pipeline.killer import Killer, Kills
@@ -180,6 +180,29 @@ def until_unharmed(kill_at: Callable[[int], bool]) -> None:
         if not kill_at(at):
             return
     raise AssertionError(f"an action takes more than {MOST_CALLS} calls")
+
+
+def test_a_deployment_that_failed_and_is_started_again_is_finished_after_a_kill_behind_each_of_its_writes(
+    changes: Changes, killer: Killer, set_faults: Callable[..., Any]
+) -> None:
+    model, release = changes.model, changes.model.release()
+    set_faults(updates_to_fail=1)
+    with pytest.raises(UpdateFailed):
+        model.deploy(release, CHALLENGER)
+    entity = model.entity(CHALLENGER)
+
+    def again() -> None:
+        model.parts().rollout.deploy(release, CHALLENGER, entity, table_version=0)
+
+    # The first write of each makes the ledger, if there is none; both tags are written again until both are there.
+    for write, at in (("intent", 2), ("endpoint", 2), ("alias", 2), ("reason", 2), ("status", 3)):
+        assert killer.kills(again, at=at, kills=AFTER_WRITES), write
+    assert not killer.kills(again, at=3, kills=AFTER_WRITES)
+    found, world = model.parts().registry.get(CHALLENGER), World.of(model)
+    assert found is not None
+    assert (found.tags[TAG_STATUS], found.tags[TAG_REASON]) == ("challenger", "")
+    assert (world.shares, world.versions) == ({CHAMPION: 100}, {CHAMPION, CHALLENGER})
+    assert (world.alias, world.challenger_alias) == (CHAMPION, CHALLENGER)
 
 
 def test_a_killed_traffic_step_and_a_killed_promotion_are_finished(

@@ -26,11 +26,12 @@ export class Session {
       this.signIn(kept);
     } else {
       this.end("");
+      this.asking = true; // only a tab that was just opened is lent a token, not one in which somebody has signed out
       this.tabs.postMessage({ wanted: true });
     }
   }
 
-  async signIn(token) {
+  async signIn(token, lent = false) {
     const workspace = new Workspace(token);
     let first;
     try {
@@ -40,6 +41,7 @@ export class Session {
       first = await this.enter(workspace, person);
       at("name").textContent = person;
     } catch (error) {
+      if (lent && error.status === 401) return; // another tab may lend a better one
       this.end(error.status === 401 ? "This token is not valid here." : error.message);
       return;
     }
@@ -50,7 +52,7 @@ export class Session {
 
   end(reason) {
     sessionStorage.removeItem(TOKEN);
-    this.asking = true;
+    this.asking = false;
     this.show(false);
     this.leave();
     at("refused").textContent = reason;
@@ -66,9 +68,6 @@ export class Session {
   heard(data) {
     const kept = sessionStorage.getItem(TOKEN);
     if (data.wanted && kept) this.tabs.postMessage({ token: kept });
-    if (data.token && this.asking && !at("token").value) {
-      this.asking = false;
-      this.signIn(data.token);
-    }
+    if (data.token && this.asking && !at("token").value) this.signIn(data.token, true);
   }
 }

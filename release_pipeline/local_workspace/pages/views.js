@@ -49,9 +49,13 @@ async function home(workspace) {
 async function endpoint(workspace, name) {
   const path = `/api/2.0/serving-endpoints/${part(name)}`;
   const found = await workspace.json("GET", path);
-  const config = found.config ?? found.pending_config ?? {};
+  const config = found.config ?? {};
   const shares = new Map((config.traffic_config?.routes ?? []).map((route) => [route.served_entity_name ?? route.served_model_name, route.traffic_percentage]));
-  const entities = config.served_entities ?? [];
+  const active = config.served_entities ?? [];
+  const names = new Set(active.map((entity) => entity.name));
+  // One that is being deployed, or could not be, is what people look for here.
+  const pending = (found.pending_config?.served_entities ?? []).filter((entity) => !names.has(entity.name));
+  const entities = [...active, ...pending];
   const payload = found.ai_gateway?.inference_table_config;
   const logs = entities.flatMap((entity) =>
     [["build-logs", "Build log"], ["logs", "Log"]].map(([kind, words]) =>
@@ -87,15 +91,12 @@ async function model(workspace, name, version) {
   const aliases = new Map();
   for (const { alias, version: of } of found.aliases ?? []) aliases.set(String(of), [...(aliases.get(String(of)) ?? []), alias]);
   const all = (versions ?? []).sort((one, other) => other.version - one.version);
-  // Only one that is asked for by itself comes with its tags.
-  const whole = await Promise.all(all.slice(0, ROWS).map(async (each) =>
-    (await workspace.json("GET", `${UC}/model-versions/get?name=${part(name)}&version=${part(each.version)}`)).model_version,
-  ));
-  return section(version ? `Version ${version} and the others` : "Versions", table(["Version", "Aliases", "State", "Run", "Tags"], whole.map((each) => [
+  const shown = all.filter((each, place) => place < ROWS || each.version === version);
+  return section(version ? `Version ${version} and the others` : "Versions", table(["Version", "Aliases", "State", "Run", "Tags"], shown.map((each) => [
     each.version === version ? element("strong", {}, each.version) : each.version,
     (aliases.get(each.version) ?? []).join(", "),
     each.status,
-    each.run_id ? link(`/ml/experiments/0/runs/${part(each.run_id)}`, each.run_id.slice(0, 8)) : "",
+    each.run_id ? link(`/ml/experiments/0/runs/${part(each.run_id)}`, each.run_id.slice(0, 8)) : "", // a run's id is enough
     tagText(each.tags),
   ])));
 }
@@ -156,7 +157,7 @@ async function tablePage(workspace, name) {
   const rows = said.result?.data_array ?? [];
   return [
     ...section("Columns", table(["Name", "Type"], (found.columns ?? []).map((each) => [each.name, each.type_text]))),
-    ...section(newest ? `The newest rows, ${ROWS} at most` : `Rows, ${ROWS} at most`, said.status.error ? said.status.error.message : table(columns, rows)),
+    ...section(newest ? `The newest rows, ${ROWS} at most` : `Rows, ${ROWS} at most`, said.status.state === "SUCCEEDED" ? table(columns, rows) : (said.status.error?.message ?? "The rows have not come in 30 s; refresh.")),
   ];
 }
 

@@ -28,6 +28,7 @@ _SHOWN: Final = (
     "/ml/endpoints/{endpoint}",
     "/ml/experiments/{experiment}",
     "/ml/experiments/{experiment}/traces",
+    "/ml/experiments/{experiment}/evaluation-runs",
     "/ml/experiments/{experiment}/runs/{run}",
     "/explore/data/{catalog}/{schema}/{table}",
     "/explore/data/models/{catalog}/{schema}/{model}",
