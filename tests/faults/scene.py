@@ -16,7 +16,7 @@ from databricks.sdk.service.serving import AiGatewayInferenceTableConfig
 from release_pipeline.assets.deployed_endpoint import send_tracers, served_entity
 from release_pipeline.errors import TableMissing
 from release_pipeline.evaluation.comparison import TAG_EVALUATION
-from release_pipeline.rollout.endpoint_settings import lacking
+from release_pipeline.rollout import endpoint_settings
 from release_pipeline.rollout.ledger import Entry, Phase
 from release_pipeline.rollout.mending import DriftLook, look_for_drift
 from release_pipeline.rollout.parts import Parts, connect_parts
@@ -25,12 +25,7 @@ from release_pipeline.spec import parse_spec
 from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
 from release_pipeline.workspace.endpoint import EndpointState
-from release_pipeline.workspace.registry import (
-    CHALLENGER_ALIAS,
-    TAG_REASON,
-    TAG_RELEASE,
-    TAG_STATUS,
-)
+from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_REASON, TAG_RELEASE, TAG_STATUS
 from release_pipeline.workspace.sql.warehouse import quoted
 from tests.conftest import RunningWorkspace
 from tests.faults.calls import Call
@@ -126,7 +121,7 @@ class Scene:
         sight = self.observer.look()
         number = self._version.get(release, CHALLENGER)
         tags, others = tags_of(registry.get(number)), tags_of(registry.get(CHALLENGER) if number == NEXT else None)
-        left = str(lacking(self.spec.endpoint, self.parts.endpoint)) if sight.endpoint else ""
+        left = str(endpoint_settings.lacking(self.spec.endpoint, self.parts.endpoint)) if sight.endpoint else ""
         looked = look_for_drift(self.parts, self.spec) if self._drifted else DriftLook()
         drift = (*(finding.kind.value for finding in looked.findings), *filter(None, (looked.not_looked,)))
         world = World(release, sight, registry.version_of_alias(CHALLENGER_ALIAS), tags, others, left, drift, None)
@@ -168,9 +163,9 @@ class Scene:
     def release_that_meets(self, stage: str) -> str:
         """A release of version 3 whose version is registered while that of version 2 is at ``stage``; its key."""
         self.set_back(stage)
-        registry, release = self.parts.registry, self.registered_release(NEXT)
-        registry.tag(NEXT, {TAG_STATUS: "challenger", TAG_REASON: "", TAG_RELEASE: release})
-        registry.set_alias(CHALLENGER_ALIAS, NEXT)
+        release = self.registered_release(NEXT)
+        self.parts.registry.tag(NEXT, {TAG_STATUS: "challenger", TAG_REASON: "", TAG_RELEASE: release})
+        self.parts.registry.set_alias(CHALLENGER_ALIAS, NEXT)
         return release
 
     def begin_to_prepare(self) -> str:
@@ -353,6 +348,8 @@ class Scene:
         registry.tag(CHALLENGER, {TAG_STATUS: status, TAG_REASON: "", TAG_RELEASE: release})
         if stage == "registered":
             self._take_settings(now)
+        else:  # a release before may have been left without
+            endpoint_settings.settle(self.spec.endpoint, endpoint, lambda: None)
         latest = self.parts.payload.latest()
         for row in rows:
             after = dict(row.after)
