@@ -64,9 +64,9 @@ class ReleasePipelineComponent(dg.Component):
             SpecError: One sentence per problem.
         """
         written = attributes.model_dump() if attributes else {}
-        attributes_now = resolved(written, context.resolution_context)
         folder = Path(context.path) if Path(context.path).is_dir() else Path(context.path).parent
         file, lines = _source(context, folder)
+        attributes_now = resolved(written, context.resolution_context, file, lines)
         return cls(parse_spec(attributes_now, file=file, lines=lines), folder)
 
     def build_defs(self, context: "ComponentLoadContext") -> dg.Definitions:

@@ -5,7 +5,7 @@ from typing import Any
 
 from release_pipeline.errors import SpecError
 from release_pipeline.spec import ReleaseSpec, parse_spec
-from release_pipeline.spec_lines import lines_in, written_twice
+from release_pipeline.spec_lines import Lines, lines_in, written_twice
 from release_pipeline.spec_templates import resolved
 
 _TYPE = "release_pipeline.ReleasePipelineComponent"
@@ -46,12 +46,10 @@ def read_spec(file: Path, *, with_model: bool = True) -> ReleaseSpec:
     if len(found) != 1 or not all(isinstance(each, dict) for each in found.values()):
         raise SpecError(f"{path}: has {len(found)} releases of type {_TYPE} with attributes; it must have one.")
     ((document, attributes),) = found.items()
-    return parse_spec(
-        _resolved(attributes, path) if "{{" in text else attributes,
-        file=path,
-        with_model=with_model,
-        lines=lines_in(text, document),
-    )
+    lines = lines_in(text, document)
+    templates = any(mark in text for mark in ("{{", "{%", "{#"))
+    now = _resolved(attributes, path, lines) if templates else attributes
+    return parse_spec(now, file=path, with_model=with_model, lines=lines)
 
 
 def check_keys(text: str, path: Path) -> None:
@@ -68,12 +66,7 @@ def check_keys(text: str, path: Path) -> None:
         )
 
 
-def _resolved(attributes: dict[str, Any], path: Path) -> dict[str, Any]:
+def _resolved(attributes: dict[str, Any], path: Path, lines: Lines) -> dict[str, Any]:
     import dagster as dg
 
-    try:
-        return resolved(attributes, dg.ResolutionContext.default())
-    except Exception as error:
-        # Whatever a template raises is the user's to mend.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SpecError(f"{path}: a template cannot be resolved ({reason}); mend it, or set its variable.") from None
+    return resolved(attributes, dg.ResolutionContext.default(), path, lines)

@@ -11,6 +11,8 @@ from pydantic.fields import FieldInfo
 SECRET_WORD = re.compile(r"(token|secret|password|api_?key|credential)", re.IGNORECASE)
 
 Place = tuple[str | int, ...]
+#: Characters of a value that a sentence shows.
+_SHOWN: Final = 80
 
 #: What a field must be, by pydantic's name of the problem; for others pydantic's own words do.
 _KINDS: Final[Mapping[str, str]] = {
@@ -90,7 +92,7 @@ def _sentence(place: Place, problems: Sequence[Mapping[str, Any]], model: type[B
         meant = f"`{near}`" if near else f"one of {', '.join(fields)}"
         return f"field `{where}` is not known; write {meant}, or remove it."
     hidden = SECRET_WORD.search(where) or where.startswith(("endpoint.environment", "notifications.addresses"))
-    value = "" if hidden else f" (value: {problems[0].get('input')!r:.80})"
+    value = "" if hidden else f" (value: {_shown(problems[0].get('input'))})"
     if all(problem["type"] in _KINDS for problem in problems):
         message = f"must be {' or '.join(dict.fromkeys(_KINDS[problem['type']] for problem in problems))}"
     elif kind != "value_error":  # pydantic's own words; ours may begin with the name of a variable
@@ -101,6 +103,11 @@ def _sentence(place: Place, problems: Sequence[Mapping[str, Any]], model: type[B
         remedy = "write it, or set the variable that it names" if empty else _REMEDIES.get(kind, "change it")
         message += f"; {remedy}{_default(field)}"
     return f"field `{where}`{value}: {message}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def _near(place: Place, problems: Sequence[Mapping[str, Any]], model: type[BaseModel]) -> str | None:

@@ -42,8 +42,26 @@ def test_references_stay_and_templates_are_resolved(file: Path) -> None:
         assert spec.endpoint.tags == {"of": "a north b"}
 
 
-@pytest.mark.parametrize("wrong", ["{{secrets/agents}}", "{{secrets/a/b/c}}", "{{ nothing.there }}"])
-def test_what_is_neither_is_a_sentence(file: Path, wrong: str) -> None:
-    file.write_text(file.read_text().replace(KEY, wrong))
-    with pytest.raises(SpecError, match="a template cannot be resolved"):
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("{{secrets/agents}}", "'secrets' not found in scope"),
+        ("{{secrets/a/b/c}}", "'secrets' not found in scope"),
+        ("{{ nothing.there }}", "'nothing' not found in scope"),
+        ("{% if %}", "TemplateSyntaxError: Expected an expression"),
+    ],
+)
+def test_what_is_neither_is_a_sentence_with_its_line(file: Path, wrong: str, reason: str) -> None:
+    text = file.read_text().replace(KEY, wrong)
+    file.write_text(text)
+    line = next(number for number, each in enumerate(text.splitlines(), start=1) if wrong in each)
+    with pytest.raises(SpecError) as raised:
         read_spec(file)
+    told = str(raised.value)
+    assert told.startswith(
+        f"{file}:{line}: field `endpoint.environment.SEARCH_API_KEY`: the template cannot be resolved"
+    )
+    assert reason in told
+    assert "Traceback" not in told
+    with pytest.raises(SpecError, match="SEARCH_API_KEY`: the template cannot be resolved"):
+        ReleasePipelineComponent.from_attributes_dict(attributes=yaml.safe_load(text)["attributes"])
