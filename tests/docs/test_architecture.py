@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "spec_sentences": set(),
     "spec_gate": {"spec_sql"},
     "spec_sql": set(),
-    "spec_templates": set(),
+    "spec_templates": {"errors", "spec_lines"},
     "spec_file": {"errors", "spec", "spec_lines", "spec_templates"},
     "power_command": {"exit_codes", "waits", "gate", "report", "rollout", "spec", "spec_file", "errors", "clock"},
     "preflight_command": {"exit_codes", "waits", "report", "rollout", "spec_file", "errors"},
