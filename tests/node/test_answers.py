@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent
-SCRIPT = FOLDER.parents[1] / "release_pipeline" / "local_workspace" / "review" / "answer.js"
+SCRIPT = FOLDER.parents[1] / "release_pipeline" / "local_workspace" / "pages" / "answer.js"
 DONE = "data: [DONE]\n\n"
 
 
