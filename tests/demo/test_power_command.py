@@ -121,7 +121,7 @@ def test_a_mistake_is_a_sentence(folder: Path, options: list[str], words: str) -
         ("a: 1", "field `name` is missing"),
         (yaml.safe_dump(RELEASE) + "---\n" + yaml.safe_dump(RELEASE), "has 2 releases"),
         (yaml.safe_dump(RELEASE).replace("- 50", "- 500"), "each step must be from 1 to 99 percent"),
-        (yaml.safe_dump(RELEASE).replace("- 50", "- '{{ nothing.there }}'"), "a template cannot be resolved"),
+        (yaml.safe_dump(RELEASE).replace("- 50", "- '{{ nothing.there }}'"), "the template cannot be resolved"),
     ],
 )
 def test_a_yaml_that_is_no_release_is_a_sentence(folder: Path, text: str | None, words: str) -> None:
