@@ -6,13 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from release_pipeline.rollout.state import ReleaseState, Stage
-from release_pipeline.workspace.registry import REJECTED, SUPERSEDED, TAG_DIGEST, TAG_RELEASE, TAG_STATUS
+from release_pipeline.workspace.registry import (
+    REJECTED,
+    SUPERSEDED,
+    TAG_DIGEST,
+    TAG_FORCED,
+    TAG_RELEASE,
+    TAG_STATUS,
+)
+from tests.faults.beginnings import died_in_a_step_then_paused, drift_by_hand, failed_before, like_was_rejected
 from tests.faults.calls import Call
 from tests.faults.faults import Fault
 from tests.faults.proxy import Plan, Spot
 from tests.faults.runner_client import IMPATIENT, PATIENT, Outcome
 from tests.faults.runs import JOBS
-from tests.faults.scene import LOGGED, Scene
+from tests.faults.scene import LOGGED, NEXT, Scene
 from tests.faults.world import World
 
 #: Ticks that act before a release must be where it was going.
@@ -87,6 +95,11 @@ def _registered(world: World) -> bool:
     return world.run.version == version == world.challenger_alias and tagged.items() <= dict(tags).items()
 
 
+def _forced(world: World) -> bool:
+    """A person knows of the rejected version, as run and version both say."""
+    return world.run is not None and world.run.forced == NEXT and dict(world.tags).get(TAG_FORCED) == NEXT
+
+
 def _logged(world: World) -> bool:
     return world.run is not None
 
@@ -96,10 +109,13 @@ LOG = Transition("log", "log", "", _logged, asked_again=True, until_done=True)
 EVALUATE = Transition("evaluate", "evaluate", LOGGED, _logged, asked_again=True, until_done=True)
 PREDICT = Transition("predict", "predict", LOGGED, _logged, asked_again=True, until_done=True)
 REGISTER = Transition("register", "register", "", _registered, asked_again=True, until_done=True)
-PREPARE = (LOG, EVALUATE, PREDICT, REGISTER)
+FORCE = Transition("force", "force", "registered", _forced, asked_again=True, until_done=True, begin=like_was_rejected)
 
 RAMPING, ROLLED_BACK = Stage.RAMPING, Stage.ROLLED_BACK
 DEPLOY = Transition("deploy", "deploy", "registered", _at(Stage.DEPLOYED), asked_again=True)
+AGAIN = Transition(
+    "deploy, failed before", "deploy", "registered", _at(Stage.DEPLOYED), asked_again=True, begin=failed_before
+)
 FIRST_STEP = Transition("first step", "canary_step", "deployed", _at(RAMPING, step=0))
 NEXT_STEP = Transition("next step", "canary_step", "step 1", _at(RAMPING, step=1), needs_rows=True)
 PROMOTE = Transition("promote", "promote", "step 2", _at(Stage.PROMOTED), needs_rows=True)
@@ -115,7 +131,7 @@ MEND = Transition(
     "step 1",
     lambda world: not world.drift and _state(world, RAMPING, step=0) is not None,
     asked_again=True,
-    begin=lambda scene, release: scene.drift_by_hand(),
+    begin=drift_by_hand,
 )
 APPROVE = Transition(
     "approve",
@@ -131,7 +147,7 @@ PAUSE = Transition(
     lambda world: (state := _state(world, RAMPING)) is not None and state.paused is not None,
     asked_again=True,
 )
-CLOSE = Transition("tick that closes a step", "tick", "step 1", _at(RAMPING, step=0), begin=Scene.begin_and_pause)
+CLOSE = Transition("tick that closes a step", "tick", "step 1", _at(RAMPING, step=0), begin=died_in_a_step_then_paused)
 SAID = (APPROVE, PAUSE, CLOSE)
 
 REPLACE = Transition(
@@ -146,6 +162,8 @@ FIRST_DEPLOY = Transition("deploy, first release", "deploy", "", _at(RAMPING, st
 FIRST_PROMOTE = Transition("promote, first release", "promote", "", _at(Stage.PROMOTED))
 FIRST_BACK = Transition("roll back, first release", "rollback", "", _at(ROLLED_BACK), asked_again=True)
 FIRST = (FIRST_DEPLOY, FIRST_PROMOTE, FIRST_BACK)
+#: In the order of the report.
+ALL = (LOG, FORCE, EVALUATE, PREDICT, REGISTER, *FORWARD, *BACK, *MEETING, AGAIN, MEND, *SAID, *FIRST)
 
 
 @dataclass(frozen=True)

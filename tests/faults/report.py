@@ -115,9 +115,9 @@ def _tests_of_the_suite() -> set[str]:
 
 def _place(point: Point) -> tuple[int, int]:
     from tests.faults.faults import Fault
-    from tests.faults.release_walk import BACK, FIRST, FORWARD, MEETING, MEND, PREPARE, SAID
+    from tests.faults.release_walk import ALL
 
-    names = [each.name for each in (*PREPARE, *FORWARD, *BACK, *MEETING, MEND, *SAID, *FIRST)]
+    names = [each.name for each in ALL]
     return names.index(point["transition"]), [each.value for each in Fault].index(point["fault"])
 
 

@@ -14,6 +14,7 @@ from release_pipeline.spec import ReleaseSpec
 #: Jobs by the name of a run, and of the release job the asset that is materialised.
 JOBS: Mapping[str, tuple[str, str | None]] = {
     "log": ("release", "logged_model"),
+    "force": ("release", "logged_model"),
     "evaluate": ("release", "evaluation"),
     "predict": ("release", "predeploy_predict"),
     "register": ("release", "registered_version"),
@@ -65,8 +66,15 @@ class Runs:
             RunFailed: It failed, and says why.
         """
         job, asset = JOBS[run]
+        force = {"ops": {f"{self._spec.name}__logged_model": {"config": {"force": True}}}}
         # The sensor's tag: with it the end of the bake asks the gate once more.
-        self._execute(job_name(self._spec.name, job), release, tags={ACTION_TAG: run}, asset=asset)
+        self._execute(
+            job_name(self._spec.name, job),
+            release,
+            config=force if run == "force" else None,
+            tags={ACTION_TAG: run},
+            asset=asset,
+        )
 
     def pause(self) -> None:
         """A person pauses the model by its job.

@@ -11,13 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from databricks.sdk.service.serving import AiGatewayInferenceTableConfig
-
 from release_pipeline.assets.deployed_endpoint import send_tracers, served_entity
 from release_pipeline.errors import TableMissing
 from release_pipeline.evaluation.comparison import TAG_EVALUATION
 from release_pipeline.rollout import endpoint_settings
-from release_pipeline.rollout.ledger import Entry, Phase
+from release_pipeline.rollout.ledger import Entry
 from release_pipeline.rollout.mending import DriftLook, look_for_drift
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.rollout.state import ReleaseState, current_release
@@ -25,7 +23,7 @@ from release_pipeline.spec import parse_spec
 from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
 from release_pipeline.workspace.endpoint import EndpointState
-from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_REASON, TAG_RELEASE, TAG_STATUS
+from release_pipeline.workspace.registry import CHALLENGER_ALIAS, TAG_DIGEST, TAG_REASON, TAG_RELEASE, TAG_STATUS
 from release_pipeline.workspace.sql.warehouse import quoted
 from tests.conftest import RunningWorkspace
 from tests.faults.calls import Call
@@ -34,7 +32,7 @@ from tests.faults.proxy import FaultyProxy
 from tests.faults.runner_client import Runner
 from tests.faults.user import User
 from tests.faults.world import World, tags_of
-from tests.pipeline.conftest import MODELS, attributes, note_run, write_folder
+from tests.pipeline.conftest import DIGEST, MODELS, attributes, note_run, write_folder
 
 CHAMPION, CHALLENGER, NEXT = "1", "2", "3"
 #: Rows of the challenger on a step before the gate is asked for the next.
@@ -76,7 +74,7 @@ class Scene:
         (folder / EXAMPLES).write_text(json.dumps({"inputs": written["model"]["input_example"]}) + "\n")
         self.spec = parse_spec(written, file=file)
         self._numbers, self._version = itertools.count(), dict[str, str]()
-        self._drifted = False
+        self.drifted = False
         self._workspace = workspace
         self.parts = self._connect()
         for _ in range(1 if first else 3):
@@ -91,7 +89,7 @@ class Scene:
         self.observer: Observer | None = None
         self.user: User | None = None
         if not first:
-            self._recorded = self._play_through()
+            self.recorded = self._play_through()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -122,7 +120,7 @@ class Scene:
         number = self._version.get(release, CHALLENGER)
         tags, others = tags_of(registry.get(number)), tags_of(registry.get(CHALLENGER) if number == NEXT else None)
         left = str(endpoint_settings.lacking(self.spec.endpoint, self.parts.endpoint)) if sight.endpoint else ""
-        looked = look_for_drift(self.parts, self.spec) if self._drifted else DriftLook()
+        looked = look_for_drift(self.parts, self.spec) if self.drifted else DriftLook()
         drift = (*(finding.kind.value for finding in looked.findings), *filter(None, (looked.not_looked,)))
         world = World(release, sight, registry.version_of_alias(CHALLENGER_ALIAS), tags, others, left, drift, None)
         if sight.state_of(release) is not None:
@@ -175,35 +173,6 @@ class Scene:
             if version.version not in (CHAMPION, CHALLENGER, NEXT):
                 self.parts.workspace.mlflow.delete_model_version(self.spec.model.registered_name, version.version)
         return self.new_release()
-
-    def drift_by_hand(self) -> None:
-        """Somebody moves weights and the alias, takes the tags away and switches the inference table off."""
-        assert self.observer is not None
-        with self.observer.looking_away():
-            self.observer.changed_by_hand()
-            self._drifted = True
-            serving, now = self.parts.workspace.client.serving_endpoints, self.parts.endpoint.read()
-            assert now is not None
-            self.parts.endpoint.update(now.entities, {name: 100 - share for name, share in now.routes.items()})
-            self.settle()
-            self.parts.registry.set_alias("champion", CHALLENGER)
-            serving.patch(self.name, delete_tags=list(self.spec.endpoint.tags))
-            limits = serving.get(self.name).ai_gateway
-            serving.put_ai_gateway(
-                self.name,
-                inference_table_config=AiGatewayInferenceTableConfig(enabled=False),
-                rate_limits=limits.rate_limits if limits else None,
-            )
-
-    def begin_and_pause(self, release: str) -> None:
-        """A run that died between its intent to take the next step and its write, and then a person's pause."""
-        (intent,) = [
-            row for row in self._recorded["step 2"][2][len(self._recorded["step 1"][2]) :] if row.phase is Phase.INTENT
-        ]
-        now = self.parts.endpoint.read()
-        assert now is not None
-        self._append(release, replace(intent, config_version=now.config_version))
-        self.parts.events.pause("by the test")
 
     def settle(self) -> None:
         """Wait until no update is in progress."""
@@ -262,7 +231,7 @@ class Scene:
     def _register(self) -> None:
         import mlflow
 
-        mlflow.register_model(_logged(), self.spec.model.registered_name)
+        mlflow.register_model(_logged(), self.spec.model.registered_name, tags={TAG_DIGEST: DIGEST})
 
     def _forget(self) -> None:
         """Empty ledger and evidence, so that the thousandth release costs what the first does; who is who stays."""
@@ -279,7 +248,8 @@ class Scene:
         serving.put_ai_gateway(self.name, inference_table_config=gateway.inference_table_config if gateway else None)
         serving.set_permissions(now.id, access_control_list=[])
 
-    def _append(self, release: str, entry: Entry) -> None:
+    def append(self, release: str, entry: Entry) -> None:
+        """A row of the ledger as a release before has written it, written again for this one."""
         self.parts.ledger.append(
             self.parts.ledger.read(),
             release=release,
@@ -326,10 +296,10 @@ class Scene:
         return now.config_version if now else 0
 
     def _set_back(self, stage: str) -> str:
-        sight, challenger_alias, rows = self._recorded[stage]
+        sight, challenger_alias, rows = self.recorded[stage]
         assert sight.endpoint is not None
         registry, endpoint, release = self.parts.registry, self.parts.endpoint, self.registered_release()
-        self._drifted = False
+        self.drifted = False
         self.settle()
         self._forget()
         now = endpoint.read()
@@ -346,6 +316,7 @@ class Scene:
             registry.set_alias(CHALLENGER_ALIAS, challenger_alias)
         status = "promoted" if stage == "promoted" else "challenger"
         registry.tag(CHALLENGER, {TAG_STATUS: status, TAG_REASON: "", TAG_RELEASE: release})
+        registry.tag(NEXT, {TAG_STATUS: "challenger"})
         if stage == "registered":
             self._take_settings(now)
         else:  # a release before may have been left without
@@ -355,7 +326,7 @@ class Scene:
             after = dict(row.after)
             if "table_version" in after:
                 after["table_version"] = latest.version if latest else 0
-            self._append(release, replace(row, after=after))
+            self.append(release, replace(row, after=after))
         state = self.state(release)
         if state is not None:
             send_tracers(self.parts, self.spec, state)

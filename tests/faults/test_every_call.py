@@ -11,9 +11,11 @@ import pytest
 
 from tests.faults.faults import OF_READS, Fault
 from tests.faults.release_walk import (
+    AGAIN,
     BACK,
     EVALUATE,
     FIRST,
+    FORCE,
     FORWARD,
     LOG,
     MEETING,
@@ -71,7 +73,9 @@ def test_a_release_goes_on(fault: Fault, writes: bool, scene: Scene, record_prop
 
 
 @pytest.mark.parametrize(("fault", "writes"), faults(Fault.UPDATE_FAILED, in_test_all=()))
-@pytest.mark.parametrize("transitions", [(LOG, REGISTER), (EVALUATE,)], ids=["log and register", "evaluate"])
+@pytest.mark.parametrize(
+    "transitions", [(LOG, REGISTER), (FORCE,), (EVALUATE,)], ids=["log and register", "force", "evaluate"]
+)
 def test_what_comes_before_the_endpoint_is_done_again(
     fault: Fault, writes: bool, transitions: tuple[Transition, ...], scene: Scene, record_property: Record
 ) -> None:
@@ -85,8 +89,8 @@ def test_the_prediction_writes_nothing_and_is_done_again(fault: Fault, scene: Sc
 
 
 @pytest.mark.parametrize(("fault", "writes"), faults(in_test_all=()))
-@pytest.mark.parametrize("transition", MEETING, ids=["replace", "end of a bake"])
-def test_a_release_that_meets_another_begins_in_its_place(
+@pytest.mark.parametrize("transition", [*MEETING, AGAIN], ids=["replace", "end of a bake", "failed before"])
+def test_a_release_begins_although_something_was_there(
     fault: Fault, writes: bool, transition: Transition, scene: Scene, record_property: Record
 ) -> None:
     survives(Walk(scene, fault, writes), (transition,), record_property)

@@ -32,6 +32,8 @@ from tests.pipeline.checkpoint import Checkpoint
 
 MODELS = Path(__file__).parent / "models"
 EXPERIMENT = "/Shared/pipeline-tests"
+#: Of the content of every release that nobody has logged.
+DIGEST = "0123456789abcdef"
 WAIT_SECONDS = 60
 
 
@@ -196,7 +198,7 @@ def note_run(parts: Parts, spec: ReleaseSpec, release: str, version: str | None,
     client = parts.workspace.mlflow
     tags = {
         TAG_RELEASE: release,
-        TAG_DIGEST: "0123456789abcdef",
+        TAG_DIGEST: DIGEST,
         tracking.TAG_NAME: spec.model.registered_name,
         tracking.TAG_MODEL: model_uri,
         **({tracking.TAG_VERSION: version} if version else {}),
