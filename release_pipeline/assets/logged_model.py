@@ -7,14 +7,14 @@ import dagster as dg
 from pydantic import Field
 
 from release_pipeline.assets.context import ModelContext, failure, refused
-from release_pipeline.errors import ReleasePipelineError, SpecError
+from release_pipeline.errors import ReleaseError, ReleasePipelineError, SpecError
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.preflight import UPDATE, Outcome, preflight
 from release_pipeline.rollout.quarantine import refuse_content, rejected_like
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.workspace.links import run_page
 from release_pipeline.workspace.registry import TAG_FORCED
-from release_pipeline.workspace.tracking import ReleaseRun, tag_run
+from release_pipeline.workspace.tracking import ReleaseRun, find_run, log_model, need_run, tag_run
 
 
 class LoggedModelConfig(dg.Config):
@@ -39,8 +39,6 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
         description=f"{spec.model.source}, logged from its code in one MLflow run of {spec.experiment}.",
     )
     def logged_model(context: dg.AssetExecutionContext, config: LoggedModelConfig) -> dg.MaterializeResult:
-        from release_pipeline.workspace.tracking import find_run, log_model
-
         try:
             parts = model.parts(context)
             run = find_run(parts.workspace, spec, context.partition_key)
@@ -57,7 +55,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                     folder=model.folder,
                 )
             if config.force:
-                _force(parts, run)
+                _force(parts, spec, context.partition_key, run)
             else:
                 remedy = "set `force: true` in the run configuration of logged_model"
                 refuse_content(parts.registry, run.digest, forced=run.forced, remedy=remedy)
@@ -98,11 +96,23 @@ def _beside(folder: Path, name: str, field: str) -> Path:
     return path
 
 
-def _force(parts: Parts, run: ReleaseRun) -> None:
-    """Note which rejected versions of the same content a person knew of; the deployment asks again."""
+def _force(parts: Parts, spec: ReleaseSpec, release: str, run: ReleaseRun) -> None:
+    """Note which rejected versions of the same content a person knew of; the deployment asks again.
+
+    Raises:
+        ReleaseError: MLflow or the registry does not say what it was told.
+    """
     known = ",".join(version.version for version in rejected_like(parts.registry, run.digest))
     if not known:
         return
     tag_run(parts.workspace, run.run_id, TAG_FORCED, known)
+    noted = [need_run(parts.workspace, spec, release).forced]
     if run.version is not None:  # registered already, as one that waits in the queue is
         parts.registry.tag(run.version, {TAG_FORCED: known})
+        found = parts.registry.get(run.version)
+        noted.append(found.tags.get(TAG_FORCED, "") if found else "")
+    if any(said != known for said in noted):
+        raise ReleaseError(
+            f"release {release} was to be forced past version {known}, and that was not stored; "
+            "materialise logged_model again with `force: true` in its run configuration."
+        )

@@ -83,7 +83,8 @@ def _verify(parts: Parts, spec: ReleaseSpec, release: str, version: str) -> None
     made, run = parts.registry.get(version), need_run(parts.workspace, spec, release)
     tagged = made is not None and (made.tags.get(TAG_RELEASE), made.tags.get(TAG_DIGEST)) == (release, run.digest)
     challenges = made is not None and made.tags.get(TAG_STATUS) == CHALLENGER
-    if not (tagged and challenges and run.version == version):
+    forced = made is not None and made.tags.get(TAG_FORCED, "") == run.forced
+    if not (tagged and challenges and (forced or not run.forced) and run.version == version):
         raise RegistryError(f"version {version} of {parts.registry.name} does not have the tags that it was given.")
     if parts.registry.version_of_alias(CHALLENGER_ALIAS) != version:
         raise RegistryError(f"the alias {CHALLENGER_ALIAS} of {parts.registry.name} does not name version {version}.")
