@@ -2,6 +2,7 @@
 // workspace that are opened meanwhile, so that a link needs no second sign-in.
 
 import { Workspace } from "./api.js";
+import { element } from "./elements.js";
 
 const TOKEN = "release-pipeline-token";
 const at = (id) => document.getElementById(id);
@@ -9,11 +10,13 @@ const at = (id) => document.getElementById(id);
 export class Session {
   /**
    * `enter(workspace, person)` fills the page for somebody who has signed in, and resolves to what gets the focus; it
-   * throws what the workspace refuses. `leave()` empties the page. What is inside has the class `inside`.
+   * throws what the workspace refuses. `leave()` empties the page. What is inside has the class `inside`; the form that
+   * asks for the token is put before it.
    */
   constructor(enter, leave) {
     this.enter = enter;
     this.leave = leave;
+    document.querySelector("main").prepend(form());
     this.tabs = new BroadcastChannel(TOKEN);
     this.tabs.addEventListener("message", ({ data }) => this.heard(data));
     at("sign-in").addEventListener("submit", (event) => {
@@ -70,4 +73,18 @@ export class Session {
     if (data.wanted && kept) this.tabs.postMessage({ token: kept });
     if (data.token && this.asking && !at("token").value) this.signIn(data.token, true);
   }
+}
+
+function form() {
+  const help = "The one that every client needs, such as the text in the workspace's token file. This tab keeps it until it is closed.";
+  const described = { autocomplete: "off", required: "", "aria-describedby": "token-help refused" };
+  return element(
+    "form",
+    { id: "sign-in", hidden: "" },
+    element("label", { for: "token" }, "Token of this workspace"),
+    element("input", { id: "token", type: "password", ...described }),
+    element("button", { type: "submit" }, "Sign in"),
+    element("p", { id: "token-help" }, help),
+    element("p", { id: "refused", class: "error", role: "alert" }),
+  );
 }
