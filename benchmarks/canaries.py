@@ -28,6 +28,7 @@ from benchmarks.figures import Figure, add_json_option, report
 from benchmarks.scale import LOCATION, start_dagster
 from benchmarks.serving_sides import Server, act_on, start_workspace
 from release_pipeline.gate.verdict import HoldReason
+from release_pipeline.operate.doctor import SETTINGS
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.spec import ReleaseSpec, parse_spec
 
@@ -75,7 +76,7 @@ def write_location(folder: Path, count: int) -> list[ReleaseSpec]:
     (folder / "models" / "__init__.py").touch()
     (folder / "location.py").write_text(LOCATION)
     (folder / "workspace.yaml").write_text("load_from: [{python_module: {module_name: location}}]")
-    (folder / "dagster.yaml").write_text((Path(__file__).parents[1] / "dagster.yaml").read_text())
+    (folder / "dagster.yaml").write_text(SETTINGS.read_text())
     specs = []
     for number in range(count):
         model = folder / "models" / f"canary_{number:04}"

@@ -16,6 +16,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from release_pipeline.errors import NotConfigured, WorkspaceUnreachable
+from release_pipeline.operate.doctor import SETTINGS
 
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
@@ -26,7 +27,7 @@ class Stack:
     """A running local workspace and Dagster.
 
     Attributes:
-        project: The folder with ``workspace.yaml`` and ``dagster.yaml``.
+        project: The folder with ``workspace.yaml``, and with a ``dagster.yaml`` where it is not to be this package's.
         data: Absolute folder for everything that is written; ignored by git.
         ui_port: Port of Dagster's UI, on loopback.
         workspace_port: Port of the local workspace, on loopback.
@@ -62,16 +63,16 @@ class Stack:
             NotConfigured: The folder is not a project, or a port is taken.
             WorkspaceUnreachable: A process ended or did not answer in time.
         """
-        for name in ("workspace.yaml", "dagster.yaml"):
-            if not (self.project / name).exists():
-                raise NotConfigured(f"{self.project} has no {name}; run this in the project's folder.")
+        if not (self.project / "workspace.yaml").exists():
+            raise NotConfigured(f"{self.project} has no workspace.yaml; run this in the project's folder.")
         for port, option in ((self.ui_port, "--ui-port"), (self.workspace_port, "--workspace-port")):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     raise NotConfigured(f"port {port} is taken; stop what uses it or choose another with {option}.")
         home = self.data / "dagster"
         home.mkdir(parents=True, exist_ok=True)
-        shutil.copy(self.project / "dagster.yaml", home / "dagster.yaml")
+        own = self.project / "dagster.yaml"
+        shutil.copy(own if own.exists() else SETTINGS, home / "dagster.yaml")
         if not self.token_file.exists():
             self.token_file.touch(mode=0o600)
             self.token_file.write_text(secrets.token_urlsafe(32))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+import release_pipeline
 from release_pipeline.errors import (
     NotConfigured,
     ReleasePipelineError,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from release_pipeline.workspace.client import Workspace
 
 _PACKAGE: Final = "release-pipeline"
+#: Settings of Dagster's instance that go with this package.
+SETTINGS: Final = Path(release_pipeline.__file__).parent / "dagster.yaml"
 #: Tags whose runs Dagster must limit, and what happens where it does not.
 _LIMITED: Final = {
     "release_pipeline/endpoint": "two runs may act on one endpoint at a time, of which one is refused",
@@ -71,8 +74,8 @@ def dagster_instance() -> Iterator[Check]:
         yield Check(
             name,
             Outcome.WARNING,
-            "DAGSTER_HOME is not set here; where the daemon runs it must name a folder with a dagster.yaml such as "
-            "this project's.",
+            f"DAGSTER_HOME is not set here; where the daemon runs it must name a folder with a dagster.yaml such as "
+            f"{SETTINGS}.",
         )
         return
     file = Path(home, "dagster.yaml")
@@ -82,13 +85,13 @@ def dagster_instance() -> Iterator[Check]:
         yield Check(
             name,
             Outcome.FAILED,
-            f"{file} cannot be read ({_said(error)}); copy the one of a clone of this project there.",
+            f"{file} cannot be read ({_said(error)}); copy {SETTINGS} there.",
         )
         return
     limited = _limited_tags(found)
     missing = [f"{tag} is not limited: {what}" for tag, what in _LIMITED.items() if tag not in limited]
     if missing:
-        wanted = "take concurrency.runs.tag_concurrency_limits from this project's dagster.yaml"
+        wanted = f"take concurrency.runs.tag_concurrency_limits from {SETTINGS}"
         yield Check(name, Outcome.WARNING, f"{file}: {'; '.join(missing)}; {wanted}.")
         return
     yield Check(name, Outcome.PASSED, str(file))

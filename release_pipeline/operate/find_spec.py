@@ -42,14 +42,33 @@ def find_spec(model: str, file: Path | None = None) -> ReleaseSpec:
         SpecError: There is none, or more than one, or it is wrong.
     """
     if file is not None:
-        spec = read_spec(file, with_model=False)
-        if spec.name != model:
-            raise SpecError(f"{file}: is the release of {spec.name}, not of {model}; name the other, or its file.")
-        return spec
+        return _of_model(model, file, read_spec(file, with_model=False))
+    _, spec = _find(model)
+    return spec
+
+
+def find_whole_spec(model: str, file: Path | None = None) -> tuple[Path, ReleaseSpec]:
+    """As :func:`find_spec`, for what loads the model: its folder, and the release with its model's files checked.
+
+    Raises:
+        SpecError: There is none, or more than one, or it is wrong, or a file of the model is not there.
+    """
+    if file is None:
+        file, _ = _find(model)
+    return (file if file.is_dir() else file.parent).resolve(), _of_model(model, file, read_spec(file))
+
+
+def _of_model(model: str, file: Path, spec: ReleaseSpec) -> ReleaseSpec:
+    if spec.name != model:
+        raise SpecError(f"{file}: is the release of {spec.name}, not of {model}; name the other, or its file.")
+    return spec
+
+
+def _find(model: str) -> tuple[Path, ReleaseSpec]:
     found = find_specs()
     named = {path: spec for path, spec in found.specs.items() if spec.name == model}
     if len(named) == 1:
-        return next(iter(named.values()))
+        return next(iter(named.items()))
     if named:
         raise SpecError(f"{len(named)} files have a release of {model}: {_list(named)}; say which with --spec.")
     known = f"the models there are {_list(sorted({spec.name for spec in found.specs.values()}))}"

@@ -60,6 +60,16 @@ class DagsterUi:
         """Click the last of the elements that say just this."""
         self.browser.wait(lambda: self.browser.run(_CLICK, words, css), f"something to press that says {words}")
 
+    def scroll_to(self, words: str) -> None:
+        """Bring the last element that says just this to the top of what can be scrolled."""
+        scrolled = (
+            "const found = Array.from(document.querySelectorAll('*')).filter("
+            "each => each.children.length === 0 && each.innerText?.trim() === arguments[0]);"
+            "found.at(-1)?.scrollIntoView({block: 'start'});"
+            "return found.length > 0"
+        )
+        self.browser.wait(lambda: self.browser.run(scrolled, words), f"something that says {words}")
+
     def keep(self, name: str) -> None:
         """Look at the window until all has moved into its place, and keep a picture of it."""
         time.sleep(2)

@@ -6,13 +6,14 @@ in SQLite files, as after ``make demo``.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ import yaml
 
 from release_pipeline.demo import summary
 from release_pipeline.demo.load import Answer, read_log
-from release_pipeline.demo.story import CHAPTERS, MODEL, Ended, example_spec
+from release_pipeline.demo.story import CHAPTERS, MODEL, Ended, example_folder, example_spec
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.rollout.state import Stage, current_release
 from tests.browser.chromium import Chromium
@@ -36,7 +37,7 @@ DEMO_SECONDS = 600
 
 
 def project_copy(folder: Path) -> Path:
-    for name in ("workspace.yaml", "dagster.yaml", "pyproject.toml"):
+    for name in ("workspace.yaml", "pyproject.toml"):
         shutil.copy(PROJECT / name, folder / name)
     return folder
 
@@ -108,6 +109,19 @@ def retold(parts: Parts) -> list[Ended]:
     return ended
 
 
+@contextmanager
+def questions_asked(folder: Path) -> Iterator[None]:
+    """Users of the example's endpoint."""
+    asking = [sys.executable, "-m", "release_pipeline.demo.load", "--endpoint", example_spec().endpoint_name]
+    asking += ["--questions", str(example_folder() / "questions.txt"), "--log", str(folder / "load.jsonl")]
+    process = subprocess.Popen(asking)
+    try:
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(90) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(DEMO_SECONDS + 120)
 def test_the_story_ends_well_and_its_end_is_checked(told: Told) -> None:
@@ -166,7 +180,9 @@ def test_runs_events_partitions_and_ticks_are_in_the_postgresql_server_and_in_no
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * DEMO_SECONDS)
-def test_an_operator_starts_a_release_reads_a_hold_and_rolls_back_in_the_ui(told: Told, chromium: Chromium) -> None:
+def test_an_operator_starts_a_release_reads_a_hold_watches_a_step_and_rolls_back_in_the_ui(
+    told: Told, chromium: Chromium, tmp_path: Path
+) -> None:
     pictures = os.environ.get("SCREENSHOTS")
     ui = DagsterUi(chromium, told.ui, Path(pictures) if pictures else None)
     spec = example_spec()
@@ -174,7 +190,7 @@ def test_an_operator_starts_a_release_reads_a_hold_and_rolls_back_in_the_ui(told
     better, worse = (ended.release for ended in retold(parts)[1:])
     live = parts.registry.version_of_alias(spec.promotion.alias)
 
-    chromium.resize(WIDTH, 640)  # the graph is a line, in the middle of the window
+    chromium.resize(2 * WIDTH, 640)  # the graph is a line, and tells what is in it where it has the width
     ui.open(f"/locations/release_pipeline/asset-groups/{MODEL}/lineage", "logged_model", "promoted_alias")
     ui.keep("graph")
     chromium.resize(WIDTH, HEIGHT)
@@ -190,6 +206,8 @@ def test_an_operator_starts_a_release_reads_a_hold_and_rolls_back_in_the_ui(told
     ui.press("Events", "button, span")
     ui.shows("traffic_percent", "errors_harm_e")
     ui.keep("plots")
+    ui.scroll_to("traffic_percent")
+    ui.keep("staircase")
     ui.open(f"/assets/{MODEL}/canary_traffic?view=partitions&partition={better}", better, "trend", "errors_good_e")
     ui.keep("canary")
 
@@ -202,6 +220,11 @@ def test_an_operator_starts_a_release_reads_a_hold_and_rolls_back_in_the_ui(told
     ui.hover("0 runs requested")
     ui.shows("NO_DATA: Hold: the inference table has no challenger rows")
     ui.keep("sensor")
+
+    with questions_asked(tmp_path):
+        stepped = ui.canary(MODEL, lambda text: release in text and "step 2 of 2" in text)
+        ui.keep("step")
+    assert re.search(r"traffic_percent\s+50\s", stepped)
 
     ui.roll_back(MODEL, release)
     back = ui.canary(MODEL, lambda text: "rolled_back" in text and "ASKED_FOR" in text)

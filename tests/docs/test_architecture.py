@@ -27,7 +27,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "spec_templates": {"errors", "spec_lines"},
     "spec_file": {"errors", "spec", "spec_lines", "spec_templates"},
     "power_command": {"exit_codes", "waits", "gate", "report", "rollout", "spec", "spec_file", "errors", "clock"},
-    "preflight_command": {"exit_codes", "waits", "report", "rollout", "spec_file", "errors"},
     "spec_windows": set(),
     "spec_endpoint": {"spec_gate", "spec_sentences"},
     "spec_rollout": {"spec_cron", "spec_gate", "spec_windows"},

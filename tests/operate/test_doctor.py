@@ -16,8 +16,6 @@ from release_pipeline.workspace.client import connect
 from tests.operate.conftest import Operated
 from tests.pipeline.conftest import eventually
 
-PROJECT = Path(__file__).parents[2]
-
 
 def asked(*words: str) -> tuple[int, dict[str, Any]]:
     """Exit code, and what was found by check."""
@@ -47,7 +45,7 @@ def test_the_packages_that_are_installed_are_those_that_are_needed(monkeypatch: 
 @pytest.mark.parametrize(
     ("text", "outcome", "words"),
     [
-        ((PROJECT / "dagster.yaml").read_text(), Outcome.PASSED, "dagster.yaml"),
+        (doctor.SETTINGS.read_text(), Outcome.PASSED, "dagster.yaml"),
         ("telemetry: {enabled: false}", Outcome.WARNING, "release_pipeline/endpoint is not limited"),
         (
             "run_coordinator: {config: {tag_concurrency_limits: [{key: release_pipeline/endpoint, limit: 1}]}}",

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def plan(operated: Operated, *options: str) -> Result:
-    return CliRunner().invoke(main, ["plan", "--spec", str(Path(operated.name, "defs.yaml")), *options])
+    return CliRunner().invoke(main, ["plan", operated.name, *options])
 
 
 def planned(operated: Operated) -> tuple[int, dict[str, Any]]:

@@ -426,13 +426,13 @@ def test_the_command_tells_all_and_its_exit_code_says_whether_anything_failed(
 ) -> None:
     file = write_folder(tmp_path_factory.mktemp("project"), model.spec.name)
     runner = CliRunner()
-    passed = runner.invoke(main, ["preflight", "--spec", str(file), "--json"])
+    passed = runner.invoke(main, ["preflight", model.spec.name, "--spec", str(file), "--json"])
     assert passed.exit_code == 0, passed.output
     assert {row["outcome"] for row in json.loads(passed.output)} == {"passed"}
     document = yaml.safe_load(file.read_text())
     document["attributes"]["model"]["resources"] = [{"type": "table", "name": "main.default.none"}]
     file.write_text(yaml.safe_dump(document))
-    failed = runner.invoke(main, ["preflight", "--spec", str(file)])
+    failed = runner.invoke(main, ["preflight", model.spec.name, "--spec", str(file)])
     assert failed.exit_code == 1
     assert "main.default.none does not exist" in " ".join(failed.output.split())
-    assert runner.invoke(main, ["preflight", "--spec", "none.yaml"]).exit_code == 2
+    assert runner.invoke(main, ["preflight", model.spec.name, "--spec", "none.yaml"]).exit_code == 2
