@@ -4,9 +4,13 @@ from dataclasses import replace
 
 from databricks.sdk.service.serving import AiGatewayInferenceTableConfig
 
+from release_pipeline.gate.verdict import Action
 from release_pipeline.rollout.ledger import Phase
 from release_pipeline.workspace.registry import CHALLENGER_ALIAS, REJECTED, TAG_FORCED, TAG_REASON, TAG_STATUS
-from tests.faults.scene import CHALLENGER, NEXT, Scene
+from tests.faults.scene import CHALLENGER, CHAMPION, NEXT, Scene, wait_for
+
+#: Rows at a time until the gate sees harm.
+FAILURES = 20
 
 
 def drift_by_hand(scene: Scene, _: str) -> None:
@@ -31,13 +35,46 @@ def drift_by_hand(scene: Scene, _: str) -> None:
 
 def died_in_a_step_then_paused(scene: Scene, release: str) -> None:
     """A run that died between its intent to take the next step and its write, and then a person's pause."""
-    (intent,) = [
-        row for row in scene.recorded["step 2"][2][len(scene.recorded["step 1"][2]) :] if row.phase is Phase.INTENT
-    ]
+    _died(scene, release, "step 1", "step 2")
+    scene.parts.events.pause("by the test")
+
+
+def died_in_the_promotion(scene: Scene, release: str) -> None:
+    """A run that died between its intent to promote and its first write."""
+    _died(scene, release, "step 2", "promoted")
+
+
+def _died(scene: Scene, release: str, stage: str, following: str) -> None:
+    later = scene.recorded[following][2][len(scene.recorded[stage][2]) :]
+    (intent,) = [row for row in later if row.phase is Phase.INTENT]
     now = scene.parts.endpoint.read()
     assert now is not None
     scene.append(release, replace(intent, config_version=now.config_version))
-    scene.parts.events.pause("by the test")
+
+
+def harmed(scene: Scene, release: str) -> None:
+    """Rows as the endpoint logs them: the champion's are good, the challenger's failures."""
+    ids: dict[str, str] = {}
+
+    def known() -> bool:
+        scene.parts.observer.look(release)  # by the tracers
+        mapping = scene.parts.observer.evidence.mapping()
+        ids.update({mapping[entity]: entity for entity in scene.asked(release) if entity in mapping})
+        return {CHAMPION, CHALLENGER} <= ids.keys()
+
+    wait_for(known)
+
+    def seen() -> bool:
+        for version, status in ((CHAMPION, 200), (CHALLENGER, 500)):
+            scene.parts.workspace.warehouse.execute(
+                f"INSERT INTO {scene.spec.payload_table} "
+                "(databricks_request_id, request_time, status_code, served_entity_id, response) "
+                f"SELECT uuid(), current_timestamp(), {status}, '{ids[version]}', '{{}}' FROM range({FAILURES})"
+            )
+        observed = scene.parts.observer.look(release)
+        return observed is not None and observed.verdict.action is Action.ROLL_BACK
+
+    wait_for(seen)
 
 
 def failed_before(scene: Scene, release: str) -> None:

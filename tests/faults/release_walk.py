@@ -14,7 +14,14 @@ from release_pipeline.workspace.registry import (
     TAG_RELEASE,
     TAG_STATUS,
 )
-from tests.faults.beginnings import died_in_a_step_then_paused, drift_by_hand, failed_before, like_was_rejected
+from tests.faults.beginnings import (
+    died_in_a_step_then_paused,
+    died_in_the_promotion,
+    drift_by_hand,
+    failed_before,
+    harmed,
+    like_was_rejected,
+)
 from tests.faults.calls import Call
 from tests.faults.faults import Fault
 from tests.faults.proxy import Plan, Spot
@@ -150,6 +157,22 @@ PAUSE = Transition(
 CLOSE = Transition("tick that closes a step", "tick", "step 1", _at(RAMPING, step=0), begin=died_in_a_step_then_paused)
 SAID = (APPROVE, PAUSE, CLOSE)
 
+TICK_STEP = Transition("tick and next step", "tick", "step 1", _at(RAMPING, step=1), needs_rows=True)
+TICK_PROMOTE = Transition("tick and promotion", "tick", "step 2", _at(Stage.PROMOTED), needs_rows=True)
+TICK_RETIRE = Transition("tick and end of the bake", "tick", "promoted", _at(Stage.FINISHED))
+TICK_BACK = Transition(
+    "tick that sees harm, and rollback", "tick", "step 1", _at(ROLLED_BACK), needs_rows=True, begin=harmed
+)
+BACK_FROM_PROMOTION = Transition(
+    "roll back, a promotion being open",
+    "rollback",
+    "step 2",
+    _at(ROLLED_BACK),
+    asked_again=True,
+    begin=died_in_the_promotion,
+)
+SENSOR = (TICK_STEP, TICK_PROMOTE, TICK_RETIRE, TICK_BACK)
+
 REPLACE = Transition(
     "deploy, replacing one on the ramp", "deploy", "registered", _at(Stage.DEPLOYED), asked_again=True, meets="step 1"
 )
@@ -163,7 +186,10 @@ FIRST_PROMOTE = Transition("promote, first release", "promote", "", _at(Stage.PR
 FIRST_BACK = Transition("roll back, first release", "rollback", "", _at(ROLLED_BACK), asked_again=True)
 FIRST = (FIRST_DEPLOY, FIRST_PROMOTE, FIRST_BACK)
 #: In the order of the report.
-ALL = (LOG, FORCE, EVALUATE, PREDICT, REGISTER, *FORWARD, *BACK, *MEETING, AGAIN, MEND, *SAID, *FIRST)
+ALL = (
+    *(LOG, FORCE, EVALUATE, PREDICT, REGISTER, *FORWARD, *BACK, BACK_FROM_PROMOTION),
+    *(*SENSOR, *MEETING, AGAIN, MEND, *SAID, *FIRST),
+)
 
 
 @dataclass(frozen=True)

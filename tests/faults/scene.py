@@ -198,24 +198,25 @@ class Scene:
 
     def await_rows(self, release: str) -> None:
         """Wait until the inference table holds rows of the challenger on the present step."""
+        mapping = self.parts.observer.evidence.mapping
+
+        def enough() -> bool:
+            found, known = self.asked(release), mapping()
+            if any(entity not in known for entity in found):
+                return len(found) >= 4 * ROWS
+            return sum(known[entity] == self._version.get(release, CHALLENGER) for entity in found) >= ROWS
+
+        wait_for(enough)
+
+    def asked(self, release: str) -> list[str]:
+        """Ids of the served entities that have answered on the present step, one of each row."""
         state = self.state(release)
         assert state is not None
         assert state.steps
         since = state.steps[-1].started_at
-        payload = self.parts.payload
-        shape = payload.shape()
-        where, values = shape.between(since, since.replace(year=since.year + 1), "rows")
+        where, values = self.parts.payload.shape().between(since, since.replace(year=since.year + 1), "rows")
         statement = f"SELECT served_entity_id AS entity FROM {self.spec.payload_table} AS payload WHERE {where}"
-        mapping = self.parts.observer.evidence.mapping
-
-        def enough() -> bool:
-            found = [row["entity"] or "" for row in self.parts.workspace.warehouse.execute(statement, values)]
-            known = mapping()
-            if any(entity not in known for entity in found):
-                return len(found) >= 4 * ROWS
-            return sum(known[entity] == state.challenger_version for entity in found) >= ROWS
-
-        wait_for(enough)
+        return [row["entity"] or "" for row in self.parts.workspace.warehouse.execute(statement, values)]
 
     def _written(self, call: Call) -> None:
         if self.observer is not None and call.moves:

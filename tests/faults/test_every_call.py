@@ -13,6 +13,7 @@ from tests.faults.faults import OF_READS, Fault
 from tests.faults.release_walk import (
     AGAIN,
     BACK,
+    BACK_FROM_PROMOTION,
     EVALUATE,
     FIRST,
     FORCE,
@@ -23,6 +24,7 @@ from tests.faults.release_walk import (
     PREDICT,
     REGISTER,
     SAID,
+    SENSOR,
     Transition,
     Walk,
 )
@@ -63,6 +65,8 @@ def survives(walk: Walk, transitions: tuple[Transition, ...], record: Record) ->
         if point.trouble
     ]
     assert lost == []
+    user = walk.scene.user
+    assert user is None or user.answered >= len(walk.points), "users have not asked all the while"
     met = {point.transition for point in walk.points}
     assert met == {transition.name for transition in transitions}, "a transition met no fault at all"
 
@@ -99,6 +103,16 @@ def test_a_release_begins_although_something_was_there(
 @pytest.mark.parametrize(("fault", "writes"), faults())
 @pytest.mark.parametrize("transition", [*BACK, MEND], ids=["back from ramp", "back from bake", "mend"])
 def test_what_brings_a_release_back_comes_to_its_end(
+    fault: Fault, writes: bool, transition: Transition, scene: Scene, record_property: Record
+) -> None:
+    survives(Walk(scene, fault, writes), (transition,), record_property)
+
+
+@pytest.mark.parametrize(("fault", "writes"), faults(in_test_all=()))
+@pytest.mark.parametrize(
+    "transition", [*SENSOR, BACK_FROM_PROMOTION], ids=["step", "promotion", "end of bake", "harm", "open promotion"]
+)
+def test_what_the_sensor_decides_is_done(
     fault: Fault, writes: bool, transition: Transition, scene: Scene, record_property: Record
 ) -> None:
     survives(Walk(scene, fault, writes), (transition,), record_property)
