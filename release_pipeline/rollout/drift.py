@@ -1,8 +1,7 @@
 """Drift: where endpoint and alias are no longer what the ledger, or the YAML, says, and which side is right.
 
 :func:`drift` is pure. An endpoint has parts with writes of their own: configuration and traffic are compared with the
-ledger, tags and the inference table with the YAML. Of rate limits and of permissions neither says anything, but for the
-permission that releases themselves need.
+ledger; tags, rate limits, permissions and the inference table with the YAML, as far as it names them.
 """
 
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from release_pipeline.rollout.endpoint_settings import Lacking
 from release_pipeline.rollout.expected import Expected
 from release_pipeline.rollout.verified_write import OWNER_TAG
 from release_pipeline.spec import ReleaseSpec
@@ -27,6 +27,8 @@ class Kind(StrEnum):
     ALIAS_MOVED = "alias_moved"
     INFERENCE_TABLE_OFF = "inference_table_off"
     TAGS_CHANGED = "tags_changed"
+    RATE_LIMITS_CHANGED = "rate_limits_changed"
+    PERMISSIONS_CHANGED = "permissions_changed"
     PERMISSION_LOST = "permission_lost"
 
 
@@ -57,6 +59,8 @@ class Finding:
         return f"{self.kind}: {self.found}, but {self.should_be}; the {self.right} is right: {self.why}. {self.remedy}"
 
 
+#: Fields of the YAML's `endpoint` whose settings are given to an endpoint by writes of their own.
+FIELDS: Final = {Kind.RATE_LIMITS_CHANGED: "rate_limits", Kind.PERMISSIONS_CHANGED: "permissions"}
 #: What is put right by one update of the endpoint's configuration.
 CONFIGURATION: Final = frozenset(
     {Kind.ENDPOINT_GONE, Kind.ENTITY_UNKNOWN, Kind.ENTITY_MISSING, Kind.WEIGHTS_MOVED, Kind.CONFIG_CHANGED}
@@ -64,7 +68,13 @@ CONFIGURATION: Final = frozenset(
 
 
 def drift(
-    spec: ReleaseSpec, should: Expected, endpoint: EndpointState | None, alias: str | None, *, telemetry: bool = False
+    spec: ReleaseSpec,
+    should: Expected,
+    endpoint: EndpointState | None,
+    alias: str | None,
+    *,
+    lacking: Lacking | None = None,
+    telemetry: bool = False,
 ) -> tuple[Finding, ...]:
     """Everything that has drifted, none where all is as it should be.
 
@@ -73,11 +83,12 @@ def drift(
         should: What the ledger says; no act may be under way.
         endpoint: The endpoint as it is, None where there is none.
         alias: The version that the alias names, None for none.
+        lacking: What the endpoint does not have of the YAML's settings, None where nobody could tell.
         telemetry: Whether the inference table is written without a setting of the endpoint's.
     """
     if not should.exists:
         return ()  # the ledger's last word is that there is no endpoint: what is there is none of its business
-    return _Comparison(spec, should, endpoint, alias, telemetry).findings()
+    return _Comparison(spec, should, endpoint, alias, lacking, telemetry).findings()
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,7 @@ class _Comparison:
     should: Expected
     endpoint: EndpointState | None
     alias: str | None
+    lacking: Lacking | None
     telemetry: bool
 
     def findings(self) -> tuple[Finding, ...]:
@@ -99,6 +111,7 @@ class _Comparison:
                 *self._moved_alias(self.endpoint),
                 *self._inference_table(self.endpoint),
                 *self._tags(self.endpoint),
+                *self._limits_and_permissions(self.endpoint),
                 *self._permission(self.endpoint),
             ]
         return tuple(found)
@@ -261,6 +274,26 @@ class _Comparison:
                 "endpoint.tags, and the tag that says whose endpoint it is, are set by this pipeline",
                 f"Run the job {self.spec.name}_mend, or write what is meant into the YAML.",
             )
+        ]
+
+    def _limits_and_permissions(self, now: EndpointState) -> list[Finding]:
+        if self.lacking is None:
+            return []
+        lost = {
+            Kind.RATE_LIMITS_CHANGED: Lacking({}, self.lacking.rate_limits, ()),
+            Kind.PERMISSIONS_CHANGED: Lacking({}, (), self.lacking.permissions),
+        }
+        return [
+            Finding(
+                kind,
+                f"endpoint {now.name} lacks {what}",
+                f"endpoint.{FIELDS[kind]} of the YAML names that",
+                "YAML",
+                "a release gives the endpoint what it names",
+                f"Run the job {self.spec.name}_mend, or write what is meant into the YAML.",
+            )
+            for kind, what in lost.items()
+            if what
         ]
 
     def _permission(self, now: EndpointState) -> list[Finding]:

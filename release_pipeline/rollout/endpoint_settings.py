@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from release_pipeline.errors import EndpointError, NotVerified
 from release_pipeline.spec_endpoint import EndpointPart, Permission, RateLimit
-from release_pipeline.workspace.endpoint import Endpoint
+from release_pipeline.workspace.endpoint import Endpoint, EndpointState
 
 #: From the lowest to the highest; each has those before it.
 _LEVELS = ("CAN_VIEW", "CAN_QUERY", "CAN_MANAGE")
@@ -76,13 +76,10 @@ def lacking(wanted: EndpointPart, endpoint: Endpoint) -> Lacking:
     return _look(wanted, endpoint)[1]
 
 
-def _look(wanted: EndpointPart, endpoint: Endpoint) -> tuple[str, Lacking]:
-    """The endpoint's id, which permissions go by, and what it lacks."""
-    now = endpoint.read()
-    if now is None:
-        raise EndpointError(f"endpoint {endpoint.name} does not exist any more.")
+def lacking_of(wanted: EndpointPart, endpoint: Endpoint, now: EndpointState) -> Lacking:
+    """As `lacking`, of an endpoint as it was read; raises as `settle` does."""
     held = endpoint.levels(now.id) if wanted.permissions else {}
-    return now.id, Lacking(
+    return Lacking(
         tags={key: value for key, value in wanted.tags.items() if now.tags.get(key) != value},
         rate_limits=tuple(
             limit for limit in wanted.rate_limits if now.rate_limits.get((limit.key, limit.principal)) != limit.calls
@@ -94,3 +91,11 @@ def _look(wanted: EndpointPart, endpoint: Endpoint) -> tuple[str, Lacking]:
             if not held.get(each.principal, frozenset()) & set(_LEVELS[_LEVELS.index(each.level) :])
         ),
     )
+
+
+def _look(wanted: EndpointPart, endpoint: Endpoint) -> tuple[str, Lacking]:
+    """The endpoint's id, which permissions go by, and what it lacks."""
+    now = endpoint.read()
+    if now is None:
+        raise EndpointError(f"endpoint {endpoint.name} does not exist any more.")
+    return now.id, lacking_of(wanted, endpoint, now)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from release_pipeline.errors import NotAllowed, WorkspaceError
-from release_pipeline.rollout.drift import CONFIGURATION, Finding, Kind, changed_settings, drift, wanted_tags
+from release_pipeline.rollout.drift import CONFIGURATION, FIELDS, Finding, Kind, changed_settings, drift, wanted_tags
+from release_pipeline.rollout.endpoint_settings import lacking_of
 from release_pipeline.rollout.expected import Expected, expected
 from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Phase
 from release_pipeline.rollout.parts import Parts
@@ -55,7 +56,11 @@ def look_for_drift(parts: Parts, spec: ReleaseSpec) -> DriftLook:
         return DriftLook(not_looked=f"endpoint {endpoint.name} is being updated", state=state)
     if _newest_act(parts.ledger.read()) != _newest_act(entries):
         return DriftLook(not_looked="a release moved meanwhile", state=state)
-    found = drift(spec, should, endpoint, alias, telemetry=telemetry(parts, entries, endpoint))
+    # Who has lost CAN_MANAGE may not ask who has which permission; that is a finding by itself.
+    manages = endpoint is not None and endpoint.permission_level in ("", "CAN_MANAGE")
+    lacking = lacking_of(spec.endpoint, parts.endpoint, endpoint) if endpoint is not None and manages else None
+    written = telemetry(parts, entries, endpoint)
+    found = drift(spec, should, endpoint, alias, lacking=lacking, telemetry=written)
     return DriftLook(found, "", state, should, endpoint, alias)
 
 
@@ -130,6 +135,9 @@ def mend_plan(
         after["alias"] = {spec.promotion.alias: should.alias}
     if Kind.TAGS_CHANGED in kinds:
         after["tags"] = wanted_tags(spec)
+    for kind, field in FIELDS.items():
+        if kind in kinds:
+            after[field] = [each.model_dump(exclude_defaults=True) for each in getattr(spec.endpoint, field)]
     if Kind.INFERENCE_TABLE_OFF in kinds:
         after["inference_table"] = spec.payload_table
     return after

@@ -115,6 +115,8 @@ class VerifiedWrite:
         if "tags" in after:
             self._fence(intent)
             self.endpoint.set_tags(after["tags"])
+        if "rate_limits" in after or "permissions" in after:
+            settle(self.spec.endpoint, self.endpoint, lambda: self._fence(intent))
         if "inference_table" in after:
             self._fence(intent)
             self.endpoint.log_to(InferenceTableName(model.catalog, model.schema_name, model.short_name))

@@ -21,7 +21,9 @@ from release_pipeline.rollout.drift import Kind, drift
 from release_pipeline.rollout.expected import expected
 from release_pipeline.rollout.ledger import Action, Phase
 from release_pipeline.rollout.mending import DriftLook, look_for_drift, mend, telemetry
+from release_pipeline.rollout.parts import connect_parts
 from release_pipeline.rollout.state import ReleaseState, Stage
+from release_pipeline.spec_endpoint import Permission, RateLimit
 from tests.pipeline.checkpoint import World
 from tests.pipeline.conftest import Model
 
@@ -187,6 +189,33 @@ def test_a_mend_of_the_inference_table_leaves_the_rest_of_the_gateway(
     gateway = client.serving_endpoints.get(model.spec.endpoint_name).ai_gateway
     assert gateway is not None
     assert [limit.calls for limit in gateway.rate_limits or []] == [900_000]
+
+
+def test_rate_limits_and_permissions_that_the_yaml_names_are_found_and_given_again(
+    deployed: tuple[Model, str], client: WorkspaceClient
+) -> None:
+    model, release = deployed
+    wanted = {
+        "rate_limits": (RateLimit(calls=800_000),),
+        "permissions": (Permission(group="callers", level="CAN_QUERY"),),
+    }
+    spec = model.spec.model_copy(update={"endpoint": model.spec.endpoint.model_copy(update=wanted)})
+    parts = connect_parts(spec, actor="run:mend", progress=model.said.append)
+    seen = look_for_drift(parts, spec)
+    found = {finding.kind: finding for finding in seen.findings}
+    assert found.keys() == {Kind.RATE_LIMITS_CHANGED, Kind.PERMISSIONS_CHANGED}
+    assert {finding.right for finding in seen.findings} == {"YAML"}
+    assert "lacks 800000 calls a minute for endpoint" in found[Kind.RATE_LIMITS_CHANGED].sentence
+    assert "lacks CAN_QUERY for callers" in found[Kind.PERMISSIONS_CHANGED].sentence
+    assert mend(parts, spec, release)[1].findings == ()
+    endpoint = client.serving_endpoints.get(spec.endpoint_name)
+    assert endpoint.ai_gateway is not None
+    assert [limit.calls for limit in endpoint.ai_gateway.rate_limits or []] == [800_000]
+    access = client.serving_endpoints.get_permissions(str(endpoint.id)).access_control_list or []
+    assert "callers" in [each.group_name for each in access]
+    intent = parts.ledger.read()[-2]
+    assert intent.after["rate_limits"] == [{"calls": 800_000}]
+    assert intent.after["permissions"] == [{"group": "callers", "level": "CAN_QUERY"}]
 
 
 def test_a_step_goes_on_through_a_mend_of_its_weights(deployed: tuple[Model, str], client: WorkspaceClient) -> None:
