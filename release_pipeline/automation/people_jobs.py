@@ -10,7 +10,7 @@ from pydantic import Field
 
 from release_pipeline.assets.context import ModelContext, failure
 from release_pipeline.automation.jobs import job_name
-from release_pipeline.errors import ReleasePipelineError
+from release_pipeline.errors import NotAllowed, ReleasePipelineError
 from release_pipeline.rollout.approval import approve
 from release_pipeline.rollout.events import Events
 from release_pipeline.rollout.ledger import Ledger
@@ -32,6 +32,9 @@ class ApproveConfig(dg.Config):
     """Run configuration of an approval."""
 
     reason: str = Field(default="", description="Why; it is recorded in the ledger.")
+    approver: str = Field(
+        default="", description="Who approves, for the ledger; needed where Dagster does not know who started the run."
+    )
 
 
 def build_people_jobs(model: ModelContext) -> list[dg.JobDefinition]:
@@ -92,6 +95,23 @@ def _all_ledgers(context: dg.OpExecutionContext) -> list[str]:
     return sorted({table for job in jobs if (table := job.tags.get(LEDGER_TAG))})
 
 
+def approver_of(run: dg.DagsterRun, config: ApproveConfig) -> str:
+    """Who approves: whom Dagster knows, else who is named.
+
+    Raises:
+        NotAllowed: Neither says it, and an approval is somebody's.
+    """
+    actor = actor_of(run)
+    if actor.startswith("user:"):
+        return actor
+    if not config.approver.strip():
+        raise NotAllowed(
+            "an approval records who gave it, and Dagster does not know who started this run; launch it again with "
+            "`approver: <your name>` in the op's configuration, or use `release-pipeline approve`."
+        )
+    return f"user:{config.approver.strip()}"
+
+
 def _approve_job(model: ModelContext) -> dg.JobDefinition:
     spec = model.spec
 
@@ -99,7 +119,7 @@ def _approve_job(model: ModelContext) -> dg.JobDefinition:
     def record_approval(context: dg.OpExecutionContext, config: ApproveConfig) -> None:
         release = context.partition_key
         try:
-            parts = connect_parts(spec, actor=actor_of(context.run), progress=context.log.info)
+            parts = connect_parts(spec, actor=approver_of(context.run, config), progress=context.log.info)
             found = approve(parts, spec, release, config.reason)
         except ReleasePipelineError as error:
             raise failure(error) from error

@@ -54,7 +54,8 @@ def build_promotion_schedule(model: ModelContext, promote_job: dg.JobDefinition)
         except ReleasePipelineError as error:
             return dg.SkipReason(str(error))
         if observed is None or observed.verdict.action is not Action.PROMOTE:
-            return dg.SkipReason(observed.verdict.sentence if observed else "the release is gone")
+            held = observed.verdict if observed else None
+            return dg.SkipReason(f"{held.reason}: {held.sentence}" if held else "the release is gone")
         return dg.RunRequest(
             run_key=f"{state.release}/promotion/{context.scheduled_execution_time.isoformat()}",
             partition_key=state.release,

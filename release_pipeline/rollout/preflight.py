@@ -219,10 +219,11 @@ class _Look:
 
     def _manages(self, who: Principal) -> str:
         if self.hidden:
+            name = self.spec.endpoint_name
             return (
-                f"{self.hidden} {who.name} needs {_MANAGES} on it; whoever has that gives it with PATCH "
-                "/api/2.0/permissions/serving-endpoints/<the endpoint's id>."
-            )
+                f"{who.name} may not see endpoint {name} and needs {_MANAGES} on it; whoever has that is told its id "
+                f"by GET /api/2.0/serving-endpoints/{name}, and gives it: "
+            ) + permission_call("serving-endpoints", "<id>", who, _MANAGES)
         now = self.endpoint
         level = now.permission_level if now else _MANAGES
         if now is None or level == _MANAGES:

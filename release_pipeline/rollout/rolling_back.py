@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from release_pipeline.errors import NotAllowed, Superseded
+from release_pipeline.errors import NotAllowed, Superseded, UpdateFailed, WroteLate
 from release_pipeline.rollout.deployment import planned_rollback
-from release_pipeline.rollout.ledger import Action, Entry, Phase
+from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Phase
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
 from release_pipeline.workspace.registry import CHALLENGER_ALIAS, REJECTED, TAG_STATUS
 
@@ -97,7 +98,38 @@ def came_back(rollout: "Rollout", last: ReleaseState) -> str:
     return ""
 
 
-def take_back(rollout: "Rollout", intent: Entry) -> str:
+def behind_another(rollout: "Rollout", intent: Entry, error: Superseded) -> ReleaseState:
+    """What becomes of a run that finds another act behind its intent: nothing is lost where that did the same.
+
+    Raises:
+        Superseded: ``error``, with what became of what this run had written late.
+        WorkspaceError: What it had written could not be taken back; that is open in the ledger, and will be.
+    """
+    done = _done_by_another(rollout, intent)
+    if done is not None:
+        return done
+    if isinstance(error, WroteLate):
+        raise Superseded(f"{error} {_take_back(rollout, intent)}") from error
+    raise error
+
+
+def _done_by_another(rollout: "Rollout", intent: Entry) -> ReleaseState | None:
+    """The release, where ``intent`` is a rollback that another run has carried out meanwhile, and that holds.
+
+    What this run has written of it is the same, so it is no late write that would have to be taken back.
+    """
+    entries, state = rollout.known(intent.release)
+    since = [(row.action, row.phase) for row in entries if row.sequence > intent.sequence and row.action not in EVENTS]
+    if intent.action is not Action.ROLL_BACK or since != [(Action.ROLL_BACK, Phase.DONE)]:
+        return None
+    with suppress(UpdateFailed):  # this run's own, which asked for what is there
+        rollout.endpoint.wait(
+            timeout_seconds=rollout.spec.endpoint.ready_timeout_seconds, progress=rollout.progress, leaving=frozenset()
+        )
+    return None if _is_back(rollout, entries, state) else state
+
+
+def _take_back(rollout: "Rollout", intent: Entry) -> str:
     """After a write of ``intent`` that came behind a rollback: see that the rollback holds; a sentence about it.
 
     Raises:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from release_pipeline.clock import Clock
-from release_pipeline.errors import EndpointError, NotAllowed, Superseded, UpdateInProgress, WroteLate
+from release_pipeline.errors import EndpointError, NotAllowed, Superseded, UpdateInProgress
 from release_pipeline.rollout.alias import refuse_moved_alias
 from release_pipeline.rollout.beginning import make_way
 from release_pipeline.rollout.deployment import planned, planned_promotion
 from release_pipeline.rollout.ledger import EVENTS, Action, Entry, Ledger, Phase
 from release_pipeline.rollout.open_move import BY_HAND, nothing_done
 from release_pipeline.rollout.quarantine import refuse_rejected
-from release_pipeline.rollout.rolling_back import begin_roll_back, take_back
+from release_pipeline.rollout.rolling_back import begin_roll_back, behind_another
 from release_pipeline.rollout.state import ReleaseState, Stage, current_release
 from release_pipeline.rollout.verified_write import VerifiedWrite
 from release_pipeline.spec import ReleaseSpec
@@ -371,8 +371,8 @@ class Rollout:
             raise NotAllowed(f"release {release} is in the middle of {intent.action}; that is finished first.")
         try:
             extra = self._write.carry_out(intent)
-        except WroteLate as error:
-            raise Superseded(f"{error} {take_back(self, intent)}") from error
+        except Superseded as error:
+            return behind_another(self, intent, error)
         except UpdateInProgress:
             raise  # it may still come true: the intent stays open and the next tick looks again
         except EndpointError as error:

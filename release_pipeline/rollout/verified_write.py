@@ -157,11 +157,7 @@ class VerifiedWrite:
         elif _makes_the_endpoint(intent) and now.tags.get(OWNER_TAG) != self.spec.name:
             raise EndpointError(f"endpoint {self.endpoint.name} was made by somebody else in the meantime.")
         elif now.updating:
-            self.progress(f"endpoint {self.endpoint.name}: waiting for the update in progress")
-            try:
-                now = self._wait(leaving | remove)
-            except UpdateFailed:
-                now = self.endpoint.read() or now
+            now = self._waited_out(leaving | remove) or now
         settings = intent.after.get("settings", {})
         began = time.monotonic()
         for pause in (*_PAUSES, None):
@@ -170,6 +166,10 @@ class VerifiedWrite:
             try:
                 now = self._update(intent, now, routes, add, remove, leaving, check=not made)
                 break
+            except UpdateInProgress:  # begun between look and write, maybe by another run of the same rollback
+                if pause is None or intent.action is not Action.ROLL_BACK:
+                    raise
+                now = self._waited_out(leaving | remove) or now
             except NoAnswer as error:
                 if pause is None or time.monotonic() - began > RETRY_SECONDS:
                     raise
@@ -228,6 +228,14 @@ class VerifiedWrite:
             raise
         self._fence_again(intent)
         return self._wait(leaving)
+
+    def _waited_out(self, leaving: Set[str]) -> EndpointState | None:
+        """The endpoint once the update in progress, which may be anybody's, has ended, however it did."""
+        self.progress(f"endpoint {self.endpoint.name}: waiting for the update in progress")
+        try:
+            return self._wait(leaving)
+        except UpdateFailed:
+            return self.endpoint.read()
 
     def _fence_again(self, intent: Entry) -> None:
         """After a write: an act that came between fence and write did not see it, one that comes later does.

@@ -46,6 +46,33 @@ class Sight:
         return {entity.version for entity in self.endpoint.entities} if self.endpoint else set()
 
 
+class Rejected:
+    """Versions that were rolled back, of every release that the ledger knows: none gets traffic again."""
+
+    def __init__(self) -> None:
+        self._zero: dict[str, int] = {}
+
+    def traffic(self, sight: Sight) -> list[str]:
+        """What of them has traffic that it no longer had."""
+        found = []
+        config = sight.endpoint.config_version if sight.endpoint else 0
+        for release in {entry.release for entry in sight.entries} - {""}:
+            state = sight.state_of(release)
+            if state is None:
+                continue
+            version = state.challenger_version
+            back = state.stage is Stage.ROLLED_BACK or (
+                state.open_intent is not None and state.open_intent.action is Action.ROLL_BACK
+            )
+            share = sight.shares.get(version, 0)
+            if back and not share:
+                self._zero.setdefault(release, config)
+            # Two threads look: what was seen before may be judged after. The configuration's number tells.
+            elif share and config > self._zero.get(release, config):
+                found.append(f"version {version} got traffic again after its rollback")
+        return found
+
+
 class Observer:
     """Looks when it is asked to, which is after every write, and when the endpoint has changed in between.
 
@@ -63,7 +90,7 @@ class Observer:
         self._parts, self._polling = parts, polling
         self._lock = threading.Lock()
         self._away = threading.Lock()
-        self._zero: dict[str, int] = {}
+        self._rejected = Rejected()
         self._seen: EndpointState | None = None
         self._by_hand = False
         self._over = threading.Event()
@@ -109,18 +136,8 @@ class Observer:
             self._by_hand = self._by_hand and bool(violations(sight))
             for found in violations(sight, by_hand=self._by_hand):
                 self._write_down(found, sight)
-            state = sight.state
-            if state is None or state.champion_version is None or sight.endpoint is None:
-                return
-            back = state.stage is Stage.ROLLED_BACK or (
-                state.open_intent is not None and state.open_intent.action is Action.ROLL_BACK
-            )
-            share, config = sight.shares.get(state.challenger_version, 0), sight.endpoint.config_version
-            if back and not share:
-                self._zero.setdefault(state.release, config)
-            # Two threads look: what was seen before may be judged after. The configuration's number tells.
-            elif share and config > self._zero.get(state.release, config):
-                self._write_down(f"version {state.challenger_version} got traffic again after its rollback", sight)
+            for found in self._rejected.traffic(sight):
+                self._write_down(found, sight)
 
     def _write_down(self, what: str, sight: Sight) -> None:
         last = sight.entries[-1] if sight.entries else None

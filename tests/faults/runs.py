@@ -66,12 +66,16 @@ class Runs:
             RunFailed: It failed, and says why.
         """
         job, asset = JOBS[run]
-        force = {"ops": {f"{self._spec.name}__logged_model": {"config": {"force": True}}}}
+        configured = {
+            "force": (f"{self._spec.name}__logged_model", {"force": True}),
+            "approve": (f"{self._spec.name}_record_approval", {"approver": "the test"}),
+        }
+        op, config = configured.get(run, ("", {}))
         # The sensor's tag: with it the end of the bake asks the gate once more.
         self._execute(
             job_name(self._spec.name, job),
             release,
-            config=force if run == "force" else None,
+            config={"ops": {op: {"config": config}}} if op else None,
             tags={ACTION_TAG: run},
             asset=asset,
         )

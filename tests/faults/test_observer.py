@@ -1,6 +1,7 @@
 """The observer sees each thing that must not be."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from release_pipeline.rollout.ledger import Action, Entry, Phase
 from release_pipeline.workspace.endpoint import EndpointState, ServedEntity
-from tests.faults.observer import Sight, violations
+from tests.faults.observer import Rejected, Sight, violations
 
 NAMES = {"champion": "one", "challenger": "two"}
 DEPLOYED = [(Action.DEPLOY, Phase.INTENT), (Action.DEPLOY, Phase.DONE)]
@@ -18,7 +19,7 @@ BACK = [(Action.ROLL_BACK, Phase.INTENT), (Action.ROLL_BACK, Phase.DONE)]
 Rows = list[tuple[Action, Phase]]
 
 
-def sight(routes: Mapping[str, int], alias: str | None, rows: Rows) -> Sight:
+def sight(routes: Mapping[str, int], alias: str | None, rows: Rows, config: int = 1) -> Sight:
     """Entities `one` and `two` serve versions 1 and 2, as far as they have a route."""
     version = {"one": "1", "two": "2"}
     endpoint = EndpointState(
@@ -27,7 +28,7 @@ def sight(routes: Mapping[str, int], alias: str | None, rows: Rows) -> Sight:
         ready=True,
         updating=False,
         update_failed=False,
-        config_version=1,
+        config_version=config,
         entities=tuple(ServedEntity(name, "main.default.m", version[name]) for name in routes),
         routes=routes,
     )
@@ -77,3 +78,34 @@ def test_a_sound_release_is_not_complained_of(routes: Mapping[str, int], alias: 
 )
 def test_what_must_not_be_is_seen(routes: Mapping[str, int], alias: str, rows: Rows, words: str) -> None:
     assert words in "; ".join(violations(sight(routes, alias, rows)))
+
+
+def test_a_rejected_version_that_gets_traffic_again_is_seen_and_an_older_sight_is_not_taken_for_it() -> None:
+    rejected, rows = Rejected(), [*DEPLOYED, *STEP, *BACK]
+    assert rejected.traffic(sight({"one": 60, "two": 40}, "1", rows[:-1], config=2)) == [], "on its way back"
+    assert rejected.traffic(sight({"one": 100, "two": 0}, "1", rows, config=3)) == []
+    assert rejected.traffic(sight({"one": 60, "two": 40}, "1", rows, config=2)) == [], "seen before, judged after"
+    again = sight({"one": 90, "two": 10}, "1", rows, config=4)
+    assert rejected.traffic(again) == ["version 2 got traffic again after its rollback"]
+    newer = Entry(
+        "s",
+        8,
+        datetime.now(UTC),
+        "test",
+        Action.DEPLOY,
+        Phase.INTENT,
+        after={"champion_version": "1", "challenger_version": "3", "entities": NAMES},
+    )
+    later = replace(again, entries=(*again.entries, newer))
+    assert rejected.traffic(later) == ["version 2 got traffic again after its rollback"], "whatever release came since"
+
+
+def test_a_first_release_that_was_rolled_back_has_no_traffic_again() -> None:
+    rejected = Rejected()
+    first = sight({"two": 100}, None, [*DEPLOYED, *BACK], config=1)
+    entries = tuple(
+        replace(entry, after={**entry.after, "champion_version": None}) if entry.after else entry
+        for entry in first.entries
+    )
+    assert rejected.traffic(replace(first, endpoint=None, entries=entries)) == []
+    assert rejected.traffic(replace(first, entries=entries)) == ["version 2 got traffic again after its rollback"]

@@ -13,7 +13,7 @@ import yaml
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from release_pipeline.automation.jobs import ENDPOINT_TAG
-from release_pipeline.automation.people_jobs import LEDGER_TAG
+from release_pipeline.automation.people_jobs import LEDGER_TAG, ApproveConfig, approver_of
 from release_pipeline.build import build_release
 from release_pipeline.rollout.ledger import Entry
 from release_pipeline.rollout.state import paused
@@ -123,24 +123,31 @@ def test_an_approval_names_who_gave_it_and_refuses_what_has_ended(
     model = operated.model
     instance.add_dynamic_partitions(f"{model.spec.name}_releases", [release, "20990101-000000"])
 
-    def approve(key: str, **options: Any) -> dg.ExecuteInProcessResult:
+    def approve(key: str, approver: str = "", **options: Any) -> dg.ExecuteInProcessResult:
         job = build_release(model.spec, MODELS).resolve_job_def(f"{model.spec.name}_approve")
         return job.execute_in_process(
-            run_config=config_of(model, "record_approval", {"reason": "looked at it"}),
+            run_config=config_of(model, "record_approval", {"reason": "looked at it", "approver": approver}),
             partition_key=key,
             instance=instance,
             raise_on_error=False,
             **options,
         )
 
-    assert approve(release, tags={"user": "ada@example.com"}).success
+    nobody = approve(release)
+    assert not nobody.success
+    (failure,) = [event for event in nobody.all_events if event.is_step_failure]
+    assert "approver: <your name>" in str(failure.step_failure_data.user_failure_data)
+    assert operated.state(release).approved is None
+    run = dg.DagsterRun(f"{model.spec.name}_approve", run_id="1")
+    assert approver_of(run, ApproveConfig(approver=" grace@example.com")) == "user:grace@example.com"
+    assert approve(release, "grace@example.com", tags={"user": "ada@example.com"}).success
     approved = operated.state(release).approved
     assert approved is not None
     assert (approved.actor, approved.reason) == ("user:ada@example.com", "looked at it")
     version = model.parts().registry.get("2")
     assert version is not None
     assert version.tags["approval_by"] == "user:ada@example.com"
-    unknown = approve("20990101-000000")
+    unknown = approve("20990101-000000", "ada@example.com")
     assert not unknown.success
     (failure,) = [event for event in unknown.all_events if event.is_step_failure]
     assert "not in the ledger" in str(failure.step_failure_data.user_failure_data)

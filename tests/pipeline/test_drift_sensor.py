@@ -152,7 +152,10 @@ def test_an_open_mend_is_finished_by_either_sensor(
 
 
 def test_the_check_can_be_run_by_hand_and_not_being_able_to_look_is_no_pass(
-    deployed: tuple[Model, str], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    deployed: tuple[Model, str],
+    instance: dg.DagsterInstance,
+    client: WorkspaceClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, _ = deployed
     check = build_drift_check(ModelContext(model.spec, MODELS))
@@ -165,6 +168,10 @@ def test_the_check_can_be_run_by_hand_and_not_being_able_to_look_is_no_pass(
         return event.passed, event.description
 
     assert outcome() == (True, "Endpoint and alias are what the ledger says.")
+    alias_moved(model, client)
+    passed, told = outcome()
+    assert not passed
+    assert "alias champion names version 2, but the ledger says version 1" in told
     monkeypatch.setenv("DATABRICKS_TOKEN", "wrong")
     passed, told = outcome()
     assert not passed

@@ -18,7 +18,7 @@ from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.workspace.endpoint import Endpoint
 from release_pipeline.workspace.registry import SUPERSEDED, TAG_STATUS, Registry
 from tests.pipeline.checkpoint import World
-from tests.pipeline.conftest import Model, TurnedClock
+from tests.pipeline.conftest import Model, TurnedClock, together
 from tests.pipeline.test_sensor import request, sentence, tick
 
 
@@ -230,6 +230,22 @@ def test_a_rollback_that_is_asked_for_during_an_update_waits_it_out_and_is_done(
 
 
 @pytest.mark.slow
+def test_two_rollbacks_at_the_same_moment_are_one(deployed: tuple[Model, str]) -> None:
+    model, release = deployed
+    model.step(release)
+    asked = [
+        lambda who=who: model.parts(who).rollout.roll_back(release, reason=f"asked by {who}")  # type: ignore[misc]
+        for who in ("user:ada", "user:grace")
+    ]
+    states = together(*asked)
+    assert [state.stage for state in states] == [Stage.ROLLED_BACK] * 2, states
+    ledger = model.parts().ledger.read()
+    rows = [entry for entry in ledger if (entry.release, entry.action) == (release, Action.ROLL_BACK)]
+    assert [entry.phase for entry in rows] == [Phase.INTENT, Phase.DONE]
+    assert {state.reason for state in states} == {rows[0].reason}
+    assert World.of(model).shares == {"1": 100}
+
+
 def test_an_alias_that_arrives_after_a_rollback_is_put_back_by_the_next_tick(
     deployed: tuple[Model, str], instance: dg.DagsterInstance
 ) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,6 +14,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from release_pipeline.automation.jobs import ACTION_TAG
 from release_pipeline.automation.notification_sensor import MOST_ATTEMPTS, gather
 from release_pipeline.automation.receivers import Receivers
 from release_pipeline.build import build_release
@@ -79,6 +82,14 @@ def tick(spec: ReleaseSpec, instance: dg.DagsterInstance, cursor: str | None) ->
     context = dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=repository)
     said: Any = repository.get_sensor_def(f"{spec.name}_notifications")(context)
     return str(said.skip_message), context.cursor
+
+
+def gate_tick(spec: ReleaseSpec, instance: dg.DagsterInstance) -> Any:
+    """The run that one tick of the gate's sensor asks for, or why it asks for none."""
+    repository = build_release(spec, MODELS).get_repository_def()
+    context = dg.build_sensor_context(instance=instance, repository_def=repository)
+    found: Any = repository.get_sensor_def(f"{spec.name}_gate")(context)
+    return found.run_requests[0] if found.run_requests else found.skip_reason
 
 
 def telling(spec: ReleaseSpec, **fields: Any) -> ReleaseSpec:
@@ -220,18 +231,50 @@ def test_an_address_that_is_missing_or_unknown_is_a_sentence_without_it(
     assert "hidden" not in said
 
 
-def test_a_release_goes_on_while_nobody_takes_its_news(
+def test_a_release_goes_on_while_a_receiver_takes_its_news_and_does_not_answer(
     deployed: tuple[Model, str], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, release = deployed
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv(VARIABLE, f"json://127.0.0.1:{probe.getsockname()[1]}")
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as beside:
+        monkeypatch.setenv(VARIABLE, f"json://127.0.0.1:{silent.getsockname()[1]}")
+        spec = telling(model.spec)
+        _, cursor = tick(spec, instance, None)
+        wanted = gate_tick(spec, instance)
+        assert wanted.tags[ACTION_TAG] == "step_0"
+        assert model.step(release).traffic_percent == 25
+        telling_it = beside.submit(tick, spec, instance, cursor)
+        connection, _ = silent.accept()
+        with connection:
+            # The gate's sensor ticks, and a run takes its step, while the news are on their way to nowhere.
+            assert "NO_DATA" in str(gate_tick(spec, instance))
+            assert model.step(release, 1).traffic_percent == 50
+            assert not telling_it.done()
+            said, _ = telling_it.result(60)
+    assert said == f"address 1: 1 news could not be sent; attempt 1 of {MOST_ATTEMPTS}"
+
+
+def test_without_apprise_it_says_what_to_install_and_releases_go_on(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, release = deployed
+    monkeypatch.setitem(sys.modules, "apprise", None)
     spec = telling(model.spec)
-    _, cursor = tick(spec, instance, None)
+    assert gate_tick(spec, instance).tags[ACTION_TAG] == "step_0"
+    said, _ = tick(spec, instance, None)
+    assert "install release-pipeline[notifications]" in said
     assert model.step(release).traffic_percent == 25
-    assert "could not be sent" in tick(spec, instance, cursor)[0]
-    assert model.step(release, 1).traffic_percent == 50
+
+
+def test_a_freeze_calls_a_person(deployed: tuple[Model, str], instance: dg.DagsterInstance, receiver: Receiver) -> None:
+    model, release = deployed
+    spec = telling(model.spec, about=("hold",))
+    model.step(release)
+    _, cursor = tick(spec, instance, None)
+    model.parts("sensor:gate").events.freeze(release, "errors is 40 % of 90 challenger requests", "")
+    assert tick(spec, instance, cursor)[0] == "sent 1 news"
+    (letter,) = receiver.letters
+    assert letter["type"] == "warning"
+    assert f"{release}: frozen, by sensor:gate: errors is 40 % of 90 challenger requests" in letter["message"]
 
 
 def test_an_address_in_the_yaml_is_refused_and_not_repeated(make_spec: Callable[..., ReleaseSpec]) -> None:

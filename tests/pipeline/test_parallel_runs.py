@@ -97,8 +97,7 @@ def dagster(
 ) -> Iterator[Dagster]:
     folder = tmp_path_factory.mktemp("parallel")
     models, letter = dict[str, Model](), "l" if request.param == "limits on" else "u"
-    policies = ("replace",) if request.param == "limits on" else POLICIES
-    for policy in (*policies, MOVED):
+    for policy in (*POLICIES, MOVED):
         second = "refuse" if policy == MOVED else policy
         name = f"parallel_{policy}_{letter}{os.getpid()}"
         file = write_folder(folder / name, name, ramp={"second_release": second})

@@ -164,8 +164,9 @@ def test_the_endpoint_must_be_manageable_and_the_call_goes_by_its_id(
     endpoint_id = str(client.serving_endpoints.get(model.spec.endpoint_name).id)
     monkeypatch.setenv("DATABRICKS_TOKEN", token_of(client, robot))
     found = look(model)
-    assert f"endpoint {model.spec.endpoint_name} may not be seen" in failures(found)["endpoint"]
-    assert f"{robot.application_id} needs CAN_MANAGE" in failures(found)["endpoint"]
+    assert f"may not see endpoint {model.spec.endpoint_name} and needs CAN_MANAGE" in failures(found)["endpoint"]
+    assert f"GET /api/2.0/serving-endpoints/{model.spec.endpoint_name}" in failures(found)["endpoint"]
+    assert failures(found)["endpoint"].count(". ") == 0, "one sentence"
     assert {"endpoint creator", "endpoint owner", "inference table", "update"} <= set(warnings(found))
     query = ServingEndpointAccessControlRequest(
         service_principal_name=robot.application_id, permission_level=ServingEndpointPermissionLevel.CAN_QUERY

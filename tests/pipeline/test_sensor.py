@@ -44,7 +44,8 @@ def promotion_at(
     spec: ReleaseSpec, instance: dg.DagsterInstance, late: timedelta = timedelta()
 ) -> dg.RunRequest | dg.SkipReason:
     """What the promotion schedule asks for when it fires, ``late`` after its time."""
-    scheduled = spec.model_copy(update={"promotion": PromotionPart(schedule="0 9 * * *")})
+    promotion = spec.promotion.model_copy(update={"schedule": "0 9 * * *", "automatic": False})
+    scheduled = spec.model_copy(update={"promotion": promotion})
     repository = build_release(scheduled, MODELS).get_repository_def()
     (schedule,) = repository.schedule_defs
     context = dg.build_schedule_context(
@@ -182,7 +183,7 @@ def test_what_the_gate_has_passed_is_promoted_by_sensor_or_schedule_and_nothing_
     model.step(release, 1)
     skipped = promotion_at(model.spec, instance)
     assert isinstance(skipped, dg.SkipReason)
-    assert skipped.skip_message.startswith("Hold")
+    assert skipped.skip_message.startswith("NO_DATA: Hold")
     passed = ask_until(model, model.spec, instance, lambda text: text.startswith("passed"))
     assert "waiting for a person" in sentence(passed)
     asked = promotion_at(model.spec, instance)

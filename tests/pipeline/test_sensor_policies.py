@@ -7,6 +7,7 @@ import mlflow
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
+from release_pipeline.assets.canary_traffic import take_step
 from release_pipeline.assets.promoted_alias import promote
 from release_pipeline.automation.jobs import ACTION_TAG
 from release_pipeline.errors import NotAllowed
@@ -23,6 +24,12 @@ pytestmark = pytest.mark.slow
 
 def changed(spec: ReleaseSpec, **parts: object) -> ReleaseSpec:
     return spec.model_copy(update=parts)
+
+
+def waits(answer: dg.RunRequest | dg.SkipReason, reason: HoldReason) -> bool:
+    """Whether the schedule asks for nothing, for this reason."""
+    assert isinstance(answer, dg.SkipReason), answer
+    return str(answer.skip_message).startswith(reason)
 
 
 def test_a_step_that_fails_again_and_again_is_rolled_back_with_the_reason(
@@ -55,6 +62,8 @@ def test_a_pause_and_a_closed_window_hold_the_first_step_for_the_sensor_and_for_
     assert request(tick(model.spec, instance)).tags[ACTION_TAG] == "step_0"
     never = changed(model.spec, promotion=PromotionPart(windows=("mon 00:00-00:01",), timezone="Pacific/Kiritimati"))
     assert HoldReason.OUTSIDE_WINDOW in sentence(tick(never, instance))
+    parts = connect_parts(never, actor="run:1", progress=model.said.append)
+    assert take_step(parts, never, release).verdict.reason == HoldReason.OUTSIDE_WINDOW
     assert model.parts().rollout.state(release).steps == ()  # type: ignore[union-attr]
 
 
@@ -90,9 +99,17 @@ def test_a_promotion_waits_for_the_tag_of_an_approval_and_the_schedule_waits_wit
     model.step(release, 1)
     spec = changed(model.spec, promotion=PromotionPart(automatic=True, approval="required", approval_tag="go_live"))
     ask_until(model, spec, instance, lambda text: text.startswith(HoldReason.AWAITING_APPROVAL))
-    skipped = promotion_at(model.spec, instance)
-    assert isinstance(skipped, dg.RunRequest), "without an approval asked for, the schedule goes on"
+    assert waits(promotion_at(spec, instance), HoldReason.AWAITING_APPROVAL)
+    assert isinstance(promotion_at(model.spec, instance), dg.RunRequest), "without it the schedule goes on"
+    closed = {"windows": ("mon 00:00-00:01",), "timezone": "Pacific/Kiritimati"}
+    never = changed(model.spec, promotion=model.spec.promotion.model_copy(update=closed))
+    assert waits(promotion_at(never, instance), HoldReason.OUTSIDE_WINDOW)
+    with pytest.raises(NotAllowed, match=r"outside promotion\.windows"):
+        promote(connect_parts(never, actor="run:1", progress=model.said.append), release)
     parts = model.parts("user:ada")
+    parts.events.pause("incident 12")
+    assert waits(promotion_at(model.spec, instance), HoldReason.PAUSED)
+    parts.events.unpause("over")
     parts.registry.tag("2", {"go_live": "Approved"})
     assert request(tick(spec, instance)).tags[ACTION_TAG] == "promote"
     parts.registry.tag("2", {"go_live": "no"})
@@ -101,6 +118,23 @@ def test_a_promotion_waits_for_the_tag_of_an_approval_and_the_schedule_waits_wit
     assert request(tick(spec, instance)).tags[ACTION_TAG] == "promote"
     with pytest.raises(NotAllowed, match="only one on its ramp"):
         parts.events.approve("20200101-000000", "who?")
+
+
+def test_guards_stay_on_while_an_approval_is_waited_for(
+    make_model: Callable[..., Model], instance: dg.DagsterInstance
+) -> None:
+    model = make_model(promotion={"automatic": True, "approval": "required"}, gate={"alpha": 0.2})
+    model.champion()
+    model.deploy(release := model.release(), model.register("failing"))
+    model.step(release)
+    model.step(release, 1)
+    ask_until(model, model.spec, instance, lambda text: text.startswith(HoldReason.AWAITING_APPROVAL))
+    back = ask_until(model, model.spec, instance, lambda text: not text, "question")
+    assert request(back).job_name == f"{model.spec.name}_rollback"
+    state = model.parts().rollout.state(release)
+    assert state is not None
+    assert state.open_intent is not None
+    assert state.open_intent.action is Action.ROLL_BACK, "it is written down before its run begins"
 
 
 @pytest.mark.slow
