@@ -34,8 +34,8 @@ class Faults:
             counts down.
         credential_seconds: How long the credentials of scoring processes are taken; new ones come after half of it.
         enforce_grants: Whether Unity Catalog privileges and the warehouse's permissions are checked for the tokens of
-            users and service principals, too, and not only for what an agent does; and whether to see an endpoint
-            takes a permission on it. To query and to manage one always does.
+            users and service principals, too, and not only for what an agent does. To see, to query and to manage an
+            endpoint always takes a permission on it.
         scale_to_zero_seconds: How long nobody asks an entity with ``scale_to_zero_enabled`` before its processes
             end; the service's is half an hour.
         concurrency_limit: How many requests any entity answers at a time at most; None: as many as its size says.

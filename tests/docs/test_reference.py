@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from release_pipeline.gate.evidence import Bet, EvidenceState
 from release_pipeline.gate.observations import Series
 from release_pipeline.gate.verdict import Action as VerdictAction
 from release_pipeline.gate.verdict import GoReason, HoldReason, MetricState, MetricVerdict, Signals, Verdict
+from release_pipeline.local_workspace.settings import Faults
 from release_pipeline.report.metadata import canary_metadata, promotion_metadata
 from release_pipeline.rollout import ledger
 from release_pipeline.rollout.evidence_fold import Point
@@ -215,3 +217,8 @@ def test_the_messages_in_troubleshooting_are_those_of_the_code() -> None:
     quoted = re.findall(r"^\| `([^|]+)` \|", page, re.MULTILINE)
     assert len(quoted) > 20
     assert [each for row in quoted for each in row.split("` ... `") if each not in texts] == []
+
+
+@pytest.mark.parametrize("setting", [each.name for each in fields(Faults)])
+def test_every_way_to_make_the_local_workspace_fail_is_told(setting: str) -> None:
+    assert f"| `{setting}` | " in (DOCS / "local-workspace.md").read_text(encoding="utf-8")

@@ -57,7 +57,8 @@ def test_rate_limit(workspace: RunningWorkspace, client: WorkspaceClient, endpoi
         for _ in range(3)
     ]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert answers[2].json()["error_code"] == "REQUEST_LIMIT_EXCEEDED"
+    assert answers[2].json()["error_code"] == "RATE_LIMIT_EXCEEDED"
+    assert "rate limit of the endpoint" in answers[2].json()["message"]
 
 
 def test_rate_limits_of_users_and_of_one_of_them(client: WorkspaceClient, person: Person, endpoint_name: str) -> None:

@@ -1,6 +1,7 @@
 """The OpenAI client, with nothing but a base URL and a token."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import openai
 import pytest
@@ -64,6 +65,31 @@ def test_streamed_chat_completions(openai_client: openai.OpenAI, shared_endpoint
     assert "".join(chunk.choices[0].delta.content for chunk in chunks) == "echo: one two "
     assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_chat_chunks_arrive_while_the_agent_still_works(
+    openai_client: openai.OpenAI, shared_endpoint: Shared, tmp_path: Path
+) -> None:
+    signal = tmp_path / "go"
+    stream = openai_client.chat.completions.create(
+        model=shared_endpoint(CHAT), messages=[{"role": "user", "content": f"one {signal} two"}], stream=True
+    )
+    assert [next(stream).choices[0].delta.content for _ in range(2)] == ["echo: ", "one "]
+    signal.touch()  # the agent goes on only now
+    assert [chunk.choices[0].delta.content for chunk in stream] == [f"{signal} ", "two "]
+
+
+def test_a_chat_stream_that_breaks_says_so_in_its_last_chunk(
+    openai_client: openai.OpenAI, shared_endpoint: Shared
+) -> None:
+    stream = openai_client.chat.completions.create(
+        model=shared_endpoint(CHAT), messages=[{"role": "user", "content": "one break two"}], stream=True
+    )
+    *chunks, last = list(stream)
+    assert [chunk.choices[0].delta.content for chunk in chunks] == ["echo: ", "one "]
+    error = last.model_extra["databricks_output"]["error"]
+    assert error["error_code"] == "BAD_REQUEST"
+    assert "the tool did not answer" in error["message"]
 
 
 def test_errors(openai_client: openai.OpenAI, shared_endpoint: Shared) -> None:

@@ -12,7 +12,19 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import BadRequest, ResourceDoesNotExist
 
 from tests.conftest import RunningWorkspace
-from tests.local_workspace.conftest import AGENT, CHAT, PLAIN, create, entity, said, say, traffic, wait_for
+from tests.local_workspace.conftest import (
+    AGENT,
+    CHAT,
+    PLAIN,
+    create,
+    entity,
+    inference_table,
+    said,
+    say,
+    traffic,
+    wait_for,
+)
+from tests.local_workspace.test_inference_log import rows_of
 
 Shared = Callable[[str], str]
 
@@ -171,6 +183,27 @@ def test_an_error_after_the_stream_began_is_its_last_event(
         "error_code": "BAD_REQUEST",
         "message": message,
     }
+
+
+def test_a_process_that_dies_in_a_stream_ends_it_with_an_error(
+    workspace: RunningWorkspace, client: WorkspaceClient, endpoint_name: str, tmp_path: Path
+) -> None:
+    prefix, signal = endpoint_name.replace("-", "_"), tmp_path / "go"
+    create(client, endpoint_name, entity("only"), ai_gateway=inference_table(prefix))
+    response = ask(workspace, endpoint_name, say(f"one {signal} die", stream=True), stream=True)
+    arriving = events(response)
+    assert [next(arriving)["delta"] for _ in range(2)] == ["echo:", " one"]
+    signal.touch()  # the model goes on, and dies, only now
+    *_, failure, done = list(arriving)
+    assert (response.status_code, done) == (200, "[DONE]")
+    assert failure["databricks_output"]["error"] == {
+        "error_code": "TEMPORARILY_UNAVAILABLE",
+        "message": "The scoring process ended during the stream.",
+    }
+    (row,) = rows_of(client, f"main.default.{prefix}_payload", 1)
+    assert row["status_code"] == "200"
+    assert "The scoring process ended during the stream." in row["response"], "the gate's errors count it by that"
+    wait_for(lambda: ask(workspace, endpoint_name, say("hello")).status_code == 200)
 
 
 def test_an_error_before_the_first_event_is_an_ordinary_error(

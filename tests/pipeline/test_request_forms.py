@@ -8,10 +8,11 @@ import pytest
 
 from release_pipeline.errors import ModelInvalid
 from release_pipeline.evaluation.clean_predict import answer, ask
+from release_pipeline.spec_file import read_spec
 from release_pipeline.workspace import tracking
 from release_pipeline.workspace.client import connect
 from tests.conftest import RunningWorkspace
-from tests.pipeline.conftest import MODELS
+from tests.pipeline.conftest import MODELS, write_folder
 
 pytestmark = [
     # mlflow would rather have type hints, which a model of tables cannot give.
@@ -61,6 +62,19 @@ def test_an_agent_has_the_configuration_of_its_release_and_not_the_one_for_its_a
     assert [said["custom_outputs"] for said in answers] == [{"tenant": "north"}] * 2
     with pytest.raises(ModelInvalid, match="Config file is not provided"):
         load("chat_agent.py", body)
+
+
+@pytest.mark.slow
+def test_one_yaml_configures_its_agent_for_each_environment(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_folder(tmp_path, "m", model={"config": {"says": "{{ env.REGION }}"}})
+    body = {"messages": [{"role": "user", "content": "hello"}], "custom_inputs": {"tenant": "north"}}
+    answers = []
+    for region in ("north", "south"):
+        monkeypatch.setenv("REGION", region)
+        answers.append(ask(load("chat_agent.py", body, read_spec(file).model.config), body))
+    assert [said["messages"][0]["content"] for said in answers] == ["north: hello", "south: hello"]
 
 
 def test_other_parameters_are_another_content() -> None:

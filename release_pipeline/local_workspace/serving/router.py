@@ -152,7 +152,7 @@ class Router:
         exchange = exchange_with(deployment.entity)
         if endpoint.limit is not None and not endpoint.limit.admit(requester):
             return self._refuse(
-                exchange, 429, "REQUEST_LIMIT_EXCEEDED", "The rate limit of the endpoint is reached; try again later."
+                exchange, 429, "RATE_LIMIT_EXCEEDED", "The rate limit of the endpoint is reached; try again later."
             )
         turn = Turn(deployment)
         try:

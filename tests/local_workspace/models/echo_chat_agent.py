@@ -1,5 +1,7 @@
 """A ChatAgent that repeats the last message, at once or word by word."""
 
+import os
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -25,6 +27,10 @@ class EchoChatAgent(ChatAgent):
         custom_inputs: dict[str, Any] | None = None,
     ) -> Generator[ChatAgentChunk, None, None]:
         for word in ("echo:", *str(messages[-1].content).split()):
+            if word == "break":
+                raise TimeoutError("the tool did not answer")
+            while word.startswith("/") and not os.path.exists(word):
+                time.sleep(0.01)
             yield ChatAgentChunk(delta=ChatAgentMessage(role="assistant", content=word + " ", id="message-1"))
 
 
