@@ -5,7 +5,6 @@ import logging
 import os
 import secrets
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +20,6 @@ except ImportError:  # Windows; DuckDB still refuses to open its file twice ther
 
 # How long running requests may take after a stop was asked for, in seconds.
 _GRACE_SECONDS = 10
-# How long a thread may keep the interpreter while another one waits, in seconds. MLflow's part takes about 20 ms of the
-# processor for each trace of a served model, in threads; by Python's own 5 ms every query would wait for it repeatedly.
-_SWITCH_SECONDS = 0.0005
 
 
 class CannotServe(Exception):
@@ -61,7 +57,6 @@ def serve(settings: Settings, *, allow_remote: bool = False) -> None:
             server_header=False,
             lifespan="on",
         )
-        sys.setswitchinterval(_SWITCH_SECONDS)
         server = uvicorn.Server(config)
         server.run(sockets=[listener])
         if not server.started:
