@@ -336,12 +336,14 @@ def test_resources_are_checked_for_whom_the_endpoint_acts_as(
         model.champion()
     (warehouse,) = client.warehouses.list()
     table, function = other.spec.ledger_table, other.spec.model.registered_name
+    index = f"{function}_index"
+    other.parts().workspace.warehouse.execute(f"CREATE TABLE {index} (id STRING)")
     resources = [
         ("serving_endpoint", other.spec.endpoint_name),
         ("sql_warehouse", str(warehouse.id)),
         ("function", function),
         ("table", table),
-        ("vector_search_index", other.spec.evidence_table),  # an index is granted as a table
+        ("vector_search_index", index),  # an index is granted as a table
     ]
     found = failures(look(model, *resources))
     assert list(found) == [f"{kind} {name}" for kind, name in resources]
