@@ -336,20 +336,17 @@ def test_resources_are_checked_for_whom_the_endpoint_acts_as(
         model.champion()
     (warehouse,) = client.warehouses.list()
     table, function = other.spec.ledger_table, other.spec.model.registered_name
-    index = f"{function}_index"
-    other.parts().workspace.warehouse.execute(f"CREATE TABLE {index} (id STRING)")
     resources = [
         ("serving_endpoint", other.spec.endpoint_name),
         ("sql_warehouse", str(warehouse.id)),
         ("function", function),
         ("table", table),
-        ("vector_search_index", index),  # an index is granted as a table
     ]
     found = failures(look(model, *resources))
     assert list(found) == [f"{kind} {name}" for kind, name in resources]
     assert all(str(robot.application_id) in sentence for sentence in found.values())
     for (kind, name), sentence in zip(resources, found.values(), strict=True):
-        (run_call if kind in ("serving_endpoint", "sql_warehouse") else run_grants)(client, sentence)
+        (run_grants if kind in ("function", "table") else run_call)(client, sentence)
         assert f"{kind} {name}" not in failures(look(model, (kind, name)))
     assert failures(look(model, *resources)) == {}
 
