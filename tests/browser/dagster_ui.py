@@ -60,6 +60,10 @@ class DagsterUi:
         """Click the last of the elements that say just this."""
         self.browser.wait(lambda: self.browser.run(_CLICK, words, css), f"something to press that says {words}")
 
+    def graphs_go_down(self) -> None:
+        """Lay graphs out from top to bottom from now on, as the button beside a graph does."""
+        self.browser.run("localStorage.setItem('asset-graph-direction', JSON.stringify('vertical'))")
+
     def scroll_to(self, words: str) -> None:
         """Bring the last element that says just this to the top of what can be scrolled."""
         scrolled = (

@@ -190,8 +190,11 @@ def test_an_operator_starts_a_release_reads_a_hold_watches_a_step_and_rolls_back
     better, worse = (ended.release for ended in retold(parts)[1:])
     live = parts.registry.version_of_alias(spec.promotion.alias)
 
-    chromium.resize(2 * WIDTH, 640)  # the graph is a line, and tells what is in it where it has the width
-    ui.open(f"/locations/release_pipeline/asset-groups/{MODEL}/lineage", "logged_model", "promoted_alias")
+    lineage = f"/locations/release_pipeline/asset-groups/{MODEL}/lineage"
+    ui.open(lineage, "logged_model", "promoted_alias")
+    ui.graphs_go_down()
+    chromium.resize(900, 2150)  # each asset tells what is in it where the graph has the room
+    ui.open(lineage, "logged_model", "promoted_alias", "Asset checks")
     ui.keep("graph")
     chromium.resize(WIDTH, HEIGHT)
     # The newest event is that of the third release, whose rollback left the second one live.
