@@ -74,7 +74,7 @@ def dagster_instance() -> Iterator[Check]:
         yield Check(
             name,
             Outcome.WARNING,
-            f"DAGSTER_HOME is not set here; where the daemon runs it must name a folder with a dagster.yaml such as "
+            "DAGSTER_HOME is not set here; where the daemon runs it must name a folder with a dagster.yaml such as "
             f"{SETTINGS}.",
         )
         return

@@ -27,6 +27,10 @@ ROWS = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.star
 TOLD = [row for row in ROWS if len(row) == 4 and row[0] not in ("State", "Reason")]
 
 
+def test_the_rows_are_those_of_both_tables() -> None:
+    assert len(TOLD) >= len(HoldReason) + len(Stage)
+
+
 @pytest.mark.parametrize("row", TOLD, ids=[row[0][:40] for row in TOLD])
 def test_every_row_says_what_it_means_and_what_to_type(row: list[str]) -> None:
     name, meaning, _, remedy = row
