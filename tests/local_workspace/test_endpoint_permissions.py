@@ -35,7 +35,7 @@ def test_each_level_lets_do_what_its_name_says(
     name: str,
     set_faults: Callable[..., requests.Response],
 ) -> None:
-    serving = person.client.serving_endpoints
+    serving, own = person.client.serving_endpoints, person.client.api_client
     endpoint_id = str(client.serving_endpoints.get(name).id)
     access = [
         ServingEndpointAccessControlRequest(
@@ -55,6 +55,9 @@ def test_each_level_lets_do_what_its_name_says(
         lambda: serving.update_config(name, served_entities=[entity("a")]),
         lambda: serving.patch(name, add_tags=[EndpointTag("k", "v")]),
         lambda: serving.put_ai_gateway(name),
+        lambda: serving.put(name, rate_limits=[]),
+        lambda: own.do("PATCH", f"/api/2.0/serving-endpoints/{name}/description", body={"description": "mine"}),
+        lambda: serving.set_permissions(endpoint_id, access_control_list=access),
         lambda: serving.update_permissions(endpoint_id, access_control_list=access),
         lambda: serving.delete(name),
     ]

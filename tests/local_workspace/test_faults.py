@@ -141,6 +141,11 @@ def test_metrics_of_the_last_full_minute(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sample("request_count_total", start + 200) == [f"1 {(start + 180) * 1000}"]
     assert sample("request_4xx_count_total", start + 200) == [f"0 {(start + 180) * 1000}"]
     assert sample("request_latency_ms_count", start + 500) == [f"0 {(start + 480) * 1000}"]
+    # Buckets of a histogram count what took as long or less, so that each holds those before.
+    counter.count(200, 20_000.0)
+    counter.count(200, 40_000.0)
+    assert sample("request_latency_ms_bucket", None) == ["0"] * 2 + ["4"] * 10 + ["4", "5", "6"]
+    assert sample("request_latency_ms_sum", None) == [f"{4 * 3 + 60_000}"]
     assert "# TYPE request_count_total counter" in render_metrics("e", "i", {"a": counter})
     assert "# TYPE request_count_total gauge" in render_metrics("e", "i", {"a": counter}, start)
 

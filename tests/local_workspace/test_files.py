@@ -186,6 +186,17 @@ def test_leaving_the_tree_is_refused(
     assert method == "HEAD" or b"INVALID_PARAMETER_VALUE" in answer.read()
 
 
+@pytest.mark.parametrize("path", ["/Volumes/main/../../../token", "/../token", "../token", "/Volumes/a\0b", ""])
+def test_no_link_leaves_the_tree(workspace: RunningWorkspace, session: requests.Session, path: str) -> None:
+    create = f"{workspace.url}/api/2.0/fs/create-download-url"
+    for asked in ({"params": {"path": path}}, {"json": {"path": path}}):
+        answer = session.post(create, **asked)  # type: ignore[arg-type]
+        assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+    # Nor does one that was signed for another path.
+    with pytest.raises(ApiError):
+        Links().check(path, dict(parse_qsl(urlsplit(Links().sign("/Volumes/a")).query)))
+
+
 def test_files_and_folders_do_not_take_each_others_place(client: WorkspaceClient, folder: str) -> None:
     client.files.upload(f"{folder}/file", io.BytesIO(b"x"))
     client.files.create_directory(f"{folder}/sub")

@@ -1,4 +1,4 @@
-"""Bodies that no client would send, to a model of tables and to an agent: an answer each, and never a 5xx."""
+"""Bodies that no client would send, to a model of tables and to agents: an answer each, and never a 5xx."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import RunningWorkspace
-from tests.local_workspace.conftest import AGENT, PLAIN, say
+from tests.local_workspace.conftest import AGENT, CHAT, PLAIN, say
 
 pytestmark = pytest.mark.slow
 
@@ -39,28 +39,49 @@ FIELDS = {
     "databricks_options": VALUES | st.fixed_dictionaries({"return_trace": VALUES}),
 }
 OBJECTS = st.fixed_dictionaries({}, optional=FIELDS) | st.dictionaries(TEXTS, VALUES, max_size=3)
-BODIES = OBJECTS.map(lambda body: json.dumps(body).encode()) | VALUES.map(json.dumps).map(str.encode) | st.binary()
 TYPES = st.sampled_from(["application/json", "application/json; charset=utf-8", "text/csv", "text/plain", "x", ""])
 
 
-@pytest.mark.parametrize("model", [PLAIN, AGENT])
+CHATTED = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("model", "route", "good"),
+    [
+        (PLAIN, "", {"dataframe_records": [{"x": 1.5}]}),
+        (AGENT, "", say("hello")),
+        (CHAT, "", CHATTED),
+        (AGENT, "responses", say("hello")),
+        (CHAT, "chat/completions", CHATTED),
+    ],
+    ids=["table", "responses agent", "chat agent", "responses", "chat completions"],
+)
 def test_any_body_gets_an_answer(
-    workspace: RunningWorkspace, shared_endpoint: Callable[[str], str], model: str
+    workspace: RunningWorkspace, shared_endpoint: Callable[[str], str], model: str, route: str, good: dict[str, Any]
 ) -> None:
-    url = f"{workspace.url}/serving-endpoints/{shared_endpoint(model)}/invocations"
+    """Where the body names the endpoint, most name one that is there."""
+    name = shared_endpoint(model)
+    url = f"{workspace.url}/serving-endpoints/{route or f'{name}/invocations'}"
     session = requests.Session()
     session.headers["Authorization"] = f"Bearer {workspace.token}"
     failed: list[tuple[int, bytes, str, str]] = []
+    answered: set[int] = set()
+    named = st.sampled_from([name, name, name, None, "nobody"])
 
     @settings(max_examples=150, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-    @given(BODIES, TYPES)
-    def ask(body: bytes, content_type: str) -> None:
+    @given(st.one_of(OBJECTS, OBJECTS, VALUES, st.binary()), named, TYPES)
+    def ask(drawn: Any, endpoint: str | None, content_type: str) -> None:
+        if route and endpoint and isinstance(drawn, dict):
+            drawn = {**drawn, "model": endpoint}
+        body = drawn if isinstance(drawn, bytes) else json.dumps(drawn).encode()
         answer = session.post(url, data=body, headers={"Content-Type": content_type}, timeout=PATIENCE_SECONDS)
+        answered.add(answer.status_code)
         if answer.status_code >= 500:
             failed.append((answer.status_code, body, content_type, answer.text[:300]))
 
     with session:
         ask()
         assert failed == []
-        good: dict[str, Any] = {PLAIN: {"dataframe_records": [{"x": 1.5}]}, AGENT: say("hello")}
-        assert session.post(url, json=good[model], timeout=PATIENCE_SECONDS).status_code == 200
+        assert 400 in answered
+        right = {**good, "model": name} if route else good
+        assert session.post(url, json=right, timeout=PATIENCE_SECONDS).status_code == 200

@@ -1,10 +1,16 @@
 """Who may speak to the workspace, and what it says about itself."""
 
+import asyncio
+import base64
+import hmac
+
 import pytest
 import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import PermissionDenied, Unauthenticated
+from starlette.types import Message, Receive, Scope, Send
 
+from release_pipeline.local_workspace.auth import TokenAuth
 from tests.conftest import RunningWorkspace
 
 ME = "/api/2.0/preview/scim/v2/Me"
@@ -55,3 +61,50 @@ def test_the_token_is_also_taken_as_the_password_of_the_user_token(workspace: Ru
 def test_a_path_beside_an_open_one_is_not_open(workspace: RunningWorkspace) -> None:
     for path in ("/.well-known/databricks-config/x", "/.well-known/other", "/presigned"):
         assert requests.get(workspace.url + path, timeout=30).status_code == 401
+
+
+def test_a_token_is_compared_as_a_whole_in_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is sent is compared by ``hmac.compare_digest``, and nothing else looks at the workspace's own token."""
+
+    class Secret(bytes):
+        """A token that nothing may compare by itself."""
+
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("a comparison whose time tells how much is right")
+
+        __hash__ = bytes.__hash__
+
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(given: bytes, token: bytes) -> bool:
+        compared.append((given, token))
+        return bytes(given) == bytes(token)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    guard = TokenAuth(app, "right", lambda token: None)
+    monkeypatch.setattr(guard, "_token", Secret(b"right"))
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+
+    def status(credential: bytes) -> int:
+        sent: list[Message] = []
+
+        async def ask() -> None:
+            async def send(message: Message) -> None:
+                sent.append(message)
+
+            scope: Scope = {"type": "http", "method": "GET", "path": ME, "headers": [(b"authorization", credential)]}
+            await guard(scope, _nothing, send)
+
+        asyncio.run(ask())
+        return int(sent[0]["status"])
+
+    basic = b"Basic " + base64.b64encode(b"token:wrong")
+    assert [status(each) for each in (b"Bearer right", b"Bearer righ", b"Bearer wrong", basic)] == [200, 401, 401, 401]
+    assert [given for given, _ in compared] == [b"right", b"righ", b"wrong", b"wrong"]
+
+
+async def _nothing() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}

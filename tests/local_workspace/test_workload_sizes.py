@@ -119,6 +119,30 @@ def test_a_medium_entity_answers_side_by_side_in_two_processes(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("size", "processes"),
+    [
+        ({"workload_size": "Large"}, 4),
+        ({"min_provisioned_concurrency": 4, "max_provisioned_concurrency": 16}, 2),
+        ({"min_provisioned_concurrency": 0, "max_provisioned_concurrency": 64}, 4),
+    ],
+    ids=["large", "16 at a time", "64 at a time"],
+)
+def test_larger_entities_have_more_processes(
+    workspace: RunningWorkspace,
+    client: WorkspaceClient,
+    endpoint_name: str,
+    meeting: None,
+    size: dict[str, Any],
+    processes: int,
+) -> None:
+    others = scoring_processes(workspace)
+    create(client, endpoint_name, sized("l", **size))
+    assert len(scoring_processes(workspace) - others) == processes
+
+
+@pytest.mark.slow
 def test_with_one_slot_requests_are_answered_one_after_the_other_and_then_refused(
     workspace: RunningWorkspace,
     client: WorkspaceClient,
