@@ -54,6 +54,11 @@ def test_every_file_is_sent_with_the_policy_that_keeps_others_out(workspace: Run
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
+def test_a_page_is_quick_because_it_is_small() -> None:
+    """All files of both pages, uncompressed; no file is built, and none comes from elsewhere (see below)."""
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 60_000
+
+
 @pytest.mark.parametrize(
     "path",
     [
