@@ -1,10 +1,14 @@
 """What was answered is in the inference table, whenever the server is killed, and however often."""
 
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +29,31 @@ ROUNDS: tuple[dict[str, Any], ...] = (
     {"derived_tables": 0},
     {},
 )
+PROJECT = Path(__file__).parents[2]
+# In a process of its own: mlflow remembers in which workspace it was.
+SERVE = """
+import sys
+from databricks.sdk import WorkspaceClient
+from tests.local_workspace.conftest import create, entity, inference_table, register
+assert register("echo_responses_agent.py", "main.default.derived") == "1"
+create(WorkspaceClient(), "derived", entity("a", "main.default.derived"), ai_gateway=inference_table("derived"))
+"""
+
+
+@pytest.fixture
+def deriving(tmp_path: Path) -> Iterator[RunningWorkspace]:
+    """A workspace that derives request logs at once, also after a restart, with an agent on an endpoint."""
+    running = RunningWorkspace(tmp_path, "--fault", "derived_tables=0")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("DATABRICKS_", "MLFLOW_"))},
+        "DATABRICKS_HOST": running.url,
+        "DATABRICKS_TOKEN": running.token,
+        "MLFLOW_TRACKING_URI": "databricks",
+        "MLFLOW_REGISTRY_URI": "databricks-uc",
+    }
+    subprocess.run([sys.executable, "-c", SERVE], env=environment, cwd=PROJECT, check=True, timeout=120)
+    yield running
+    running.stop()
 
 
 class Load:
@@ -122,3 +151,23 @@ def test_nothing_that_was_answered_is_lost_by_kills_at_random_moments(
     middle = versions[len(versions) // 2]
     (then,) = select(client, f"SELECT count(*) FROM {table} VERSION AS OF {middle}")
     assert int(then[0]) == sum(rows for version, rows in added.items() if version <= middle)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_is_derived_from_it_is_neither_lost_nor_doubled_by_kills(deriving: RunningWorkspace) -> None:
+    chance = random.Random(SEED)
+    client = WorkspaceClient(host=deriving.url, token=deriving.token)
+    answered: list[str] = []
+    for _ in range(4):
+        load = Load(deriving, "derived")
+        load.run_until_killed(chance.randrange(1, 150), chance.random() / 2)
+        answered += load.answered
+        deriving.restart()
+    table = "main.default.derived_payload"
+    await_rows(client, table, set(answered))
+    await_rows(client, f"{table}_request_logs", set(answered))
+    time.sleep(1.5)  # three flushes: a row that came once more would have come by now
+    payload, derived = rows_by_request(client, table), rows_by_request(client, f"{table}_request_logs")
+    assert payload.total() >= len(answered) > 4
+    assert derived == payload, "one row of each for every request, those under way at a kill as well"
