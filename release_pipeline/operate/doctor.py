@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from release_pipeline.workspace.client import Workspace
 
 _PACKAGE: Final = "release-pipeline"
-#: Settings of Dagster's instance that go with this package.
-SETTINGS: Final = Path(release_pipeline.__file__).parent / "dagster.yaml"
+_FOLDER: Final = Path(release_pipeline.__file__).parent
+#: Settings of Dagster's instance that go with this package: an installed one has them in it, a clone beside it.
+SETTINGS: Final = next(each for each in (_FOLDER, _FOLDER.parent) if (each / "dagster.yaml").exists()) / "dagster.yaml"
 #: Tags whose runs Dagster must limit, and what happens where it does not.
 _LIMITED: Final = {
     "release_pipeline/endpoint": "two runs may act on one endpoint at a time, of which one is refused",

@@ -88,7 +88,7 @@ def test_dagster_loads_the_instance_and_its_classes_take_their_parts(
 
 
 def test_the_instance_says_of_runs_what_the_projects_own_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    own, production = read("release_pipeline/dagster.yaml"), read("deploy/dagster.yaml")
+    own, production = read("dagster.yaml"), read("deploy/dagster.yaml")
     for key in own.keys() - {"run_monitoring", "retention"}:
         assert production[key] == own[key], key
     for key in ("start_timeout_seconds", "max_runtime_seconds", "free_slots_after_run_end_seconds"):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from release_pipeline.operate.doctor import SETTINGS
+
 PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "release_pipeline"
 LONGEST = 400
@@ -201,3 +203,9 @@ def test_the_public_names_are_what_the_package_says() -> None:
     assert set(release_pipeline.__all__) == {"ReleasePipelineComponent", "ReleaseSpec", "parse_spec"}
     assert all(getattr(release_pipeline, name) is not None for name in release_pipeline.__all__)
     assert importlib.util.find_spec("release_pipeline.definitions") is not None
+
+
+def test_what_others_look_for_is_at_the_top() -> None:
+    for name in ("pyproject.toml", "dagster.yaml", "workspace.yaml", "release_pipeline", "tests", "Makefile"):
+        assert (PROJECT / name).exists(), name
+    assert PROJECT / "dagster.yaml" == SETTINGS, "what doctor tells, and what a demo is started with"

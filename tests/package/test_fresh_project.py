@@ -123,6 +123,10 @@ def test_the_wheel_alone_is_a_code_location(built: Built, make_environment: Call
     printed = environment.run("dagster", "definitions", "validate", "-m", "release_pipeline.definitions", cwd=folder)
     assert "Validation successful" in printed
     assert "Warning: Class" not in printed
+    told = "from release_pipeline.operate import doctor; print(doctor.SETTINGS, doctor.SETTINGS.read_text())"
+    printed = environment.run("python", "-c", told, cwd=folder)
+    assert str(environment.folder) in printed
+    assert "tag_concurrency_limits" in printed
 
 
 def test_a_mistake_is_shown_with_its_file_and_line(project: Project) -> None:

@@ -32,7 +32,7 @@ from tests.pipeline.conftest import Model, eventually, note_run, write_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-LIMITED = Path(__file__).parents[2] / "release_pipeline" / "dagster.yaml"
+LIMITED = Path(__file__).parents[2] / "dagster.yaml"
 #: Every run starts as soon as it is asked for, whatever its tags are; no daemon has a say in it.
 UNLIMITED = {
     "telemetry": {"enabled": False},

@@ -13,7 +13,7 @@ from release_pipeline.build import build_release
 from release_pipeline.spec import ReleaseSpec
 from tests.pipeline.conftest import MODELS
 
-SETTINGS = Path(__file__).parents[2] / "release_pipeline" / "dagster.yaml"
+SETTINGS = Path(__file__).parents[2] / "dagster.yaml"
 
 
 def test_a_rollback_has_room_whatever_the_other_runs_take(
