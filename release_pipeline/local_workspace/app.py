@@ -31,6 +31,7 @@ from release_pipeline.local_workspace.state.object_permissions import ObjectPerm
 from release_pipeline.local_workspace.state.principals import Principals
 from release_pipeline.local_workspace.state.registry import ModelRegistry
 from release_pipeline.local_workspace.state.secrets import SecretStore
+from release_pipeline.local_workspace.tracking_process import TrackingProcess
 from release_pipeline.local_workspace.wire import (
     catalogs,
     description,
@@ -51,7 +52,6 @@ from release_pipeline.local_workspace.wire import (
     tables,
     tracking,
 )
-from release_pipeline.local_workspace.wire.tracking import MlflowApp
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class LocalWorkspace:
         tokens: Short-lived tokens of scoring processes.
         access: Who may do what.
         sql: Tables and the Databricks SQL that reads them.
-        tracking: mlflow's own tracking server, mounted.
+        tracking: mlflow's own tracking server.
         serving: Model Serving endpoints and their scoring processes.
     """
 
@@ -89,7 +89,7 @@ class LocalWorkspace:
     tokens: ShortTokens = field(init=False)
     access: Access = field(init=False)
     sql: SqlEngine = field(init=False)
-    tracking: MlflowApp = field(init=False)
+    tracking: TrackingProcess = field(init=False)
     serving: ServingEndpoints = field(init=False)
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class LocalWorkspace:
         self.tokens = ShortTokens()
         self.access = Access(self)
         self.sql = SqlEngine(data_dir, self.settings.catalogs)
-        self.tracking = MlflowApp(data_dir)
+        self.tracking = TrackingProcess(data_dir)
         self.serving = ServingEndpoints(self)
 
     def owner_of_token(self, token: bytes) -> Caller | None:
@@ -118,7 +118,7 @@ class LocalWorkspace:
         return None if gone else who
 
     async def start(self) -> None:
-        """Starts the parts that run by themselves; the tracking server goes on loading in the background."""
+        """Starts the parts that run by themselves; the tracking server goes on starting in the background."""
         self.tracking.start()
         await self.serving.start()
 

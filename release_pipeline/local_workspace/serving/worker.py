@@ -28,12 +28,12 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Load the model that standard input names, then answer requests until told to stop."""
-    control = _take_standard_input()
+    control = take_standard_input()
     die_with_parent()
     if not (line := control.readline()):
         return  # nobody wants it any more
     order = WorkerOrder(**json.loads(line))
-    threading.Thread(target=_exit_at_end_of, args=(control,), daemon=True).start()
+    threading.Thread(target=exit_at_end_of, args=(control,), daemon=True).start()
     report_path = Path(order.report_path)
     invoker.install()
     redaction.hide(os.environ.get(name, "") for name in (*order.secret_variables, "DATABRICKS_TOKEN"))
@@ -68,8 +68,8 @@ def _load(order: WorkerOrder) -> "Model":
     return load_served_model(order)
 
 
-def _take_standard_input() -> BinaryIO:
-    """Keep the pipe and give the model's own code an empty standard input."""
+def take_standard_input() -> BinaryIO:
+    """Keep the pipe, and give all other code an empty standard input."""
     control = os.fdopen(os.dup(0), "rb")
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -84,7 +84,8 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _exit_at_end_of(control: BinaryIO) -> None:
+def exit_at_end_of(control: BinaryIO) -> None:
+    """End this process when the pipe ends; for a thread of its own."""
     control.read()
     os._exit(0)
 

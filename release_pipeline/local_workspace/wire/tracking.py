@@ -1,13 +1,10 @@
-"""MLflow tracking: mlflow's own server application, mounted, with the service's checks in front of it."""
+"""MLflow tracking: mlflow's own server, with the service's checks in front of it."""
 
 import asyncio
-import os
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from a2wsgi import WSGIMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -17,38 +14,11 @@ from release_pipeline.local_workspace.caller import current_caller
 from release_pipeline.local_workspace.errors import InvalidParameter
 from release_pipeline.local_workspace.json_text import at, read_json
 from release_pipeline.local_workspace.state.files import FileStore
+from release_pipeline.local_workspace.tracking_process import TrackingProcess
 from release_pipeline.local_workspace.wire.model_traces import trace_of_model
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
-
-
-class MlflowApp:
-    """The tracking server of mlflow as an ASGI application over ``<data_dir>/mlflow.db``.
-
-    Importing it takes seconds, so :meth:`start` does that in a thread and requests wait for it.
-    """
-
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        self._loading: asyncio.Task[WSGIMiddleware] | None = None
-
-    def start(self) -> None:
-        """Begins to load the server; must be called in the event loop that will serve it."""
-        self._loading = asyncio.create_task(asyncio.to_thread(_load, self._data_dir))
-
-    async def stop(self) -> None:
-        """Waits for the loading to end, if it still goes on, and ends the server's threads."""
-        if self._loading is not None:
-            await asyncio.wait([self._loading])
-            if self._loading.exception() is None:
-                self._loading.result().executor.shutdown()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request, once the server is loaded."""
-        assert self._loading is not None, "start() comes first"
-        app = await asyncio.shield(self._loading)
-        await app(scope, receive, send)  # type: ignore[arg-type]
 
 
 def routes(workspace: "LocalWorkspace") -> list[Route]:
@@ -61,7 +31,7 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
 class _Checked:
     """What the service refuses and mlflow's server does not, or only with a 500 that clients retry for minutes."""
 
-    def __init__(self, app: MlflowApp, files: FileStore) -> None:
+    def __init__(self, app: TrackingProcess, files: FileStore) -> None:
         self._app = app
         self._files = files
 
@@ -178,22 +148,3 @@ def _pages_as_json(scope: Scope, send: Send) -> Send:
             await send(message)
 
     return translated
-
-
-def _load(data_dir: Path) -> WSGIMiddleware:
-    """Imports mlflow's server over the workspace's own store, and creates the store's tables on a fresh folder."""
-    # mlflow's server reads its configuration from these when it is imported; this is how `mlflow server` passes it.
-    os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{(data_dir / 'mlflow.db').resolve().as_posix()}"
-    # The service's own root: clients map it to the Files API.
-    os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = "dbfs:/databricks/mlflow-tracking"
-    os.environ["_MLFLOW_SERVER_SERVE_ARTIFACTS"] = "false"
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    # Its checks of Host and Origin guard servers without a login; here every request carries the token.
-    os.environ["MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"] = "true"
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    from mlflow.server import app
-    from mlflow.server.handlers import _get_tracking_store
-
-    _get_tracking_store()
-    return WSGIMiddleware(cast(Any, app))

@@ -1,0 +1,109 @@
+"""mlflow's tracking server over the workspace's own store, in a process of its own.
+
+Started as ``python -m release_pipeline.local_workspace.tracking_server``. One line of JSON on standard input says what
+to serve; the pipe then stays open for as long as the workspace lives, and its end ends this process. Standard output
+gets one line with the port.
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
+from typing import Any, cast
+
+import uvicorn
+from a2wsgi import WSGIMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from release_pipeline.local_workspace.serving.worker import die_with_parent, exit_at_end_of, take_standard_input
+
+#: What each request must carry; the port is open to every local process.
+KEY_HEADER = "x-tracking-key"
+_STOP_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class TrackingOrder:
+    """What the process is told to serve.
+
+    Attributes:
+        data_dir: The workspace's folder; the store is its ``mlflow.db``.
+        key: What each request must carry.
+    """
+
+    data_dir: str
+    key: str = field(repr=False)
+
+
+def main() -> None:
+    """Serve the store that standard input names until told to stop."""
+    control, answers = take_standard_input(), os.dup(1)
+    os.dup2(2, 1)  # what an import prints is no answer
+    die_with_parent()
+    if not (line := control.readline()):
+        return
+    order = TrackingOrder(**json.loads(line))
+    Thread(target=exit_at_end_of, args=(control,), daemon=True).start()
+    app = _Keyed(_load(Path(order.data_dir)), order.key)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    with os.fdopen(answers, "w", encoding="utf-8") as told:
+        told.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
+    # Only the workspace calls, and it closes idle connections first.
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=3600,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+    )
+    # uvicorn repeats the signal that ended it, which would be no success.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    uvicorn.Server(config).run(sockets=[listener])
+    sys.stderr.flush()
+    os._exit(0)  # no waiting for threads: what was answered is stored
+
+
+class _Keyed:
+    """An application for those who know the key."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._key = key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = next((value for name, value in scope["headers"] if name == KEY_HEADER.encode()), b"")
+        if secrets.compare_digest(given, self._key):
+            await self._app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _load(data_dir: Path) -> ASGIApp:
+    """Imports mlflow's server over the workspace's own store, and creates the store's tables on a fresh folder."""
+    # mlflow's server reads its configuration from these when it is imported; this is how `mlflow server` passes it.
+    os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{(data_dir / 'mlflow.db').resolve().as_posix()}"
+    # The service's own root: clients map it to the Files API.
+    os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = "dbfs:/databricks/mlflow-tracking"
+    os.environ["_MLFLOW_SERVER_SERVE_ARTIFACTS"] = "false"
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    # Its checks of Host and Origin guard servers without a login; here every request carries the key.
+    os.environ["MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"] = "true"
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    from mlflow.server import app
+    from mlflow.server.handlers import _get_tracking_store
+
+    _get_tracking_store()
+    return cast(ASGIApp, WSGIMiddleware(cast(Any, app)))
+
+
+if __name__ == "__main__":
+    main()

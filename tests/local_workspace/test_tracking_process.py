@@ -1,0 +1,101 @@
+"""mlflow's tracking server is a process that answers nobody else, is started again, and ends with the workspace."""
+
+import os
+import signal
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlflow
+import pytest
+import requests
+
+from tests.conftest import RunningWorkspace
+from tests.local_workspace.conftest import is_running, wait_for
+from tests.local_workspace.test_endpoints import linux
+from tests.local_workspace.test_forked_processes import parent_of
+from tests.local_workspace.test_server import own
+
+__all__ = ["own"]
+pytestmark = linux
+
+
+def tracking_processes(of: RunningWorkspace) -> set[int]:
+    """Process ids of the workspace's tracking servers."""
+    found = set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                ours = parent_of(int(folder.name)) == of.process.pid
+                if ours and b"local_workspace.tracking_server" in (folder / "cmdline").read_bytes():
+                    found.add(int(folder.name))
+            except (OSError, IndexError):
+                continue
+    return found
+
+
+def ports_of(pid: int) -> set[int]:
+    """TCP ports on which a process listens."""
+    sockets = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {int(each[1].split(":")[1], 16) for each in lines if each[3] == "0A" and f"socket:[{each[9]}]" in sockets}
+
+
+def test_it_answers_nobody_but_the_workspace(own: RunningWorkspace) -> None:
+    mlflow.MlflowClient("databricks").create_experiment("/Shared/mine")
+    (process,) = tracking_processes(own)
+    (port,) = ports_of(process)
+    url = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=/Shared/mine"
+    for headers in ({}, {"x-tracking-key": "guess"}, {"Authorization": f"Bearer {own.token}"}):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10)
+        with refused.value:
+            assert (refused.value.code, refused.value.read()) == (401, b"")
+
+
+def test_when_it_is_killed_the_next_request_finds_another_and_nothing_is_lost(own: RunningWorkspace) -> None:
+    client = mlflow.MlflowClient("databricks")
+    experiment = client.create_experiment("/Shared/mine")
+    run = client.create_run(experiment).info.run_id
+    (process,) = tracking_processes(own)
+    os.kill(process, signal.SIGKILL)
+    wait_for(lambda: not is_running(process))
+    client.log_metric(run, "accuracy", 0.5)
+    assert client.get_run(run).data.metrics == {"accuracy": 0.5}
+    assert tracking_processes(own) - {process}
+    assert "Traceback" not in own.log()
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 503)])
+def test_a_request_in_which_it_ends_is_asked_again_where_that_does_no_harm(
+    own: RunningWorkspace, method: str, status: int
+) -> None:
+    mlflow.MlflowClient("databricks").create_experiment("/Shared/mine")
+    (process,) = tracking_processes(own)
+    route = {"GET": "get-by-name?experiment_name=/Shared/mine", "POST": "create"}[method]
+    body = {"name": "/Shared/another"} if method == "POST" else None
+
+    def ask() -> requests.Response:
+        url, headers = f"{own.url}/api/2.0/mlflow/experiments/{route}", {"Authorization": f"Bearer {own.token}"}
+        return requests.request(method, url, json=body, headers=headers, timeout=30)
+
+    os.kill(process, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        with pytest.raises(TimeoutError):
+            asked.result(timeout=1)  # by then it has been sent
+        os.kill(process, signal.SIGKILL)
+        answer = asked.result()
+    assert answer.status_code == status, answer.text
+    assert (answer.json().get("error_code") == "TEMPORARILY_UNAVAILABLE") == (status == 503)
+    assert ask().status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_it_does_not_outlive_the_workspace(own: RunningWorkspace, number: signal.Signals) -> None:
+    mlflow.MlflowClient("databricks").create_experiment("/Shared/mine")
+    (process,) = tracking_processes(own)
+    own.process.send_signal(number)
+    own.process.wait(timeout=60)
+    wait_for(lambda: not is_running(process))
