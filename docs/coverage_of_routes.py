@@ -175,6 +175,4 @@ COVERAGE: dict[str, tuple[str, str]] = {
     f"GET {_UC}/effective-permissions/{{type}}/{{full_name}}": ("`grants.get_effective`", "test_permissions.py"),
     "any /api/2.0/mlflow/{rest:path}": ("`start_run`, and all of mlflow's tracking", "test_tracking.py"),
     "any /api/3.0/mlflow/{rest:path}": ("`search_traces`, and mlflow's newer calls", "test_tracking.py"),
-    "any /ajax-api/{rest:path}": ("mlflow's own pages, `/ajax-api/`", "test_calls_of_mlflow_itself.py"),
-    "any /static-files/{rest:path}": ("mlflow's own pages, `/static-files/`", "test_calls_of_mlflow_itself.py"),
 }

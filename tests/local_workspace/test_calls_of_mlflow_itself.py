@@ -1,9 +1,7 @@
-"""Routes that mlflow uses by itself: the lineage of versions, and the requests of its own pages."""
+"""Routes that mlflow uses by itself, and those of its server that the service has not."""
 
 import logging
-from pathlib import Path
 
-import mlflow
 import pytest
 import requests
 from mlflow.protos.databricks_uc_registry_messages_pb2 import Entity, Job, ModelVersionLineageDirection
@@ -33,15 +31,18 @@ def test_the_lineage_of_a_version_is_taken(models: None, caplog: pytest.LogCaptu
     assert any("RESOURCE_DOES_NOT_EXIST" in text for text in warnings_of("99"))
 
 
-def test_the_requests_of_mlflows_pages_need_a_token(workspace: RunningWorkspace) -> None:
-    built = Path(mlflow.__file__).parent / "server" / "js" / "build"
-    script = next(iter(sorted(built.glob("static/js/*.js"))))
-    urls = [
-        f"{workspace.url}/ajax-api/2.0/mlflow/experiments/search?max_results=1",
-        f"{workspace.url}/static-files/{script.relative_to(built)}",
-    ]
-    headers = {"Authorization": f"Bearer {workspace.token}"}
-    experiments, text = [requests.get(url, headers=headers, timeout=60) for url in urls]
-    assert len(experiments.json()["experiments"]) == 1
-    assert text.content == script.read_bytes()
-    assert [requests.get(url, timeout=60).status_code for url in urls] == [401, 401]
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/ajax-api/2.0/mlflow/experiments/search",
+        "/ajax-api/2.0/mlflow/get-artifact?run_id=1&path=../../secret",
+        "/static-files/index.html",
+        "/api/2.0/mlflow/gateway/secrets/list",
+        "/api/3.0/mlflow/gateway/secrets/list",
+        "/api/2.0/mlflow/workspaces",
+        "/api/2.0/mlflow/gateway-proxy",
+    ],
+)
+def test_what_mlflows_server_has_and_the_service_has_not_is_not_there(workspace: RunningWorkspace, path: str) -> None:
+    answer = requests.get(workspace.url + path, headers={"Authorization": f"Bearer {workspace.token}"}, timeout=60)
+    assert (answer.status_code, answer.json()["error_code"]) == (404, "ENDPOINT_NOT_FOUND")

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
 
 
+#: What of mlflow's API the service has. Its open-source server has more beside, such as a gateway and its secrets.
+_FAMILIES = frozenset({"artifacts", "experiments", "logged-models", "metrics", "runs", "traces"})
+
+
 def routes(workspace: "LocalWorkspace") -> list[Route]:
-    """The API of mlflow below /api/2.0, /api/3.0 and /ajax-api; clients expect later versions not to be answered."""
+    """The API of mlflow below /api/2.0 and /api/3.0; clients expect later versions not to be answered."""
     app = _Checked(workspace.tracking, workspace.files)
-    prefixes = ("/api/2.0/mlflow", "/api/3.0/mlflow", "/ajax-api", "/static-files")
-    return [Route(f"{prefix}/{{rest:path}}", app) for prefix in prefixes]
+    return [Route(f"/api/{version}/mlflow/{{rest:path}}", app) for version in ("2.0", "3.0")]
 
 
 class _Checked:
@@ -37,6 +41,8 @@ class _Checked:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        if request.path_params["rest"].split("/")[0] not in _FAMILIES:
+            raise HTTPException(404)
         if scope["method"] in ("POST", "PATCH"):
             raw = await request.body()
             body = _parsed(raw)
@@ -56,7 +62,7 @@ class _Checked:
             query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             _check_experiment_ids(query.get("experiment_id", []))
             _check_experiment_ids(query.get("experiment_ids", []))
-        await self._app(scope, receive, _pages_as_json(scope, send))
+        await self._app(scope, receive, _refusals_as_the_services(scope, send))
 
 
 def check_body(path: str, body: Any) -> None:
@@ -118,33 +124,45 @@ def _with_length(headers: Iterable[tuple[bytes, bytes]], length: int) -> list[tu
     return [*kept, (b"content-length", str(length).encode())]
 
 
-def _pages_as_json(scope: Scope, send: Send) -> Send:
-    """A send that turns mlflow's HTML pages for an unknown route and for a failed handler into JSON answers.
+def _refusals_as_the_services(scope: Scope, send: Send) -> Send:
+    """A send that turns mlflow's HTML pages for unknown routes, and its failures, into the service's answers.
 
-    mlflow answers its own failures in JSON; the page for status 500 comes where a field of the request has a kind that
-    its handler did not expect. Asking again would not help, so it must not be a status that clients repeat.
+    Where it fails with 500 a field of the request has a kind or a value that its handler did not expect; what another
+    try could mend, such as a busy store, is 503. So it must not be a status that clients repeat.
     """
-    replaced = False
+    refused = 0
+    body = b""
 
     async def translated(message: Message) -> None:
-        nonlocal replaced
-        if message["type"] == "http.response.start" and message["status"] in (404, 405, 500):
-            replaced = any(
+        nonlocal refused, body
+        if message["type"] == "http.response.start":
+            html = any(
                 name.lower() == b"content-type" and value.startswith(b"text/html")
                 for name, value in message.get("headers", ())
             )
-            if replaced:
-                from release_pipeline.local_workspace.app import no_such_endpoint
-
-                if message["status"] == 500:
-                    error = InvalidParameter("A field of the request has a kind of value that does not belong there.")
-                    answer = JSONResponse(error.body(), status_code=error.status)
-                else:
-                    answer = no_such_endpoint(scope["method"], scope["path"])
-                start = {"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers}
-                await send(start)
-                await send({"type": "http.response.body", "body": bytes(answer.body)})
-        if not replaced:
+            if message["status"] == 500 or (html and message["status"] in (404, 405)):
+                refused = message["status"]
+        if not refused:
             await send(message)
+        elif message["type"] == "http.response.body":
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                await (_not_expected(body) if refused == 500 else _no_such_endpoint(scope))(scope, _nothing, send)
 
     return translated
+
+
+def _not_expected(failure: bytes) -> JSONResponse:
+    told = at(_parsed(failure), "message")
+    why = told or "A field of the request has a kind of value that does not belong there."
+    return JSONResponse(InvalidParameter(str(why)).body(), status_code=400)
+
+
+def _no_such_endpoint(scope: Scope) -> JSONResponse:
+    from release_pipeline.local_workspace.app import no_such_endpoint
+
+    return no_such_endpoint(scope["method"], scope["path"])
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
