@@ -34,6 +34,7 @@ _NOT_PASSED_ON: Final = frozenset(
         b"transfer-encoding",
     }
 )
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class TrackingProcess:
@@ -109,13 +110,13 @@ class TrackingProcess:
                 return await self._session.request(
                     method, server.join(target), headers=headers, data=body or None, allow_redirects=False
                 )
-            except aiohttp.ClientConnectorError:
-                # It ended a moment ago, and nothing was sent.
+            except aiohttp.ClientError as error:
+                if method not in _READS and not isinstance(error, aiohttp.ClientConnectorError):
+                    break
+                # It has ended, and either nothing was sent or nothing can have changed.
                 if self._process is not None:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
-            except aiohttp.ClientError:
-                break
         raise ApiError(
             "The tracking server ended during the request; try again.", status=503, error_code="TEMPORARILY_UNAVAILABLE"
         )
