@@ -36,7 +36,7 @@ def tracking_processes(of: RunningWorkspace) -> set[int]:
 
 
 def connections() -> list[list[str]]:
-    """The columns of the kernel's table of TCP sockets: 1 is the own address, 3 the state, 4 what waits, 9 the inode."""
+    """The kernel's table of TCP sockets: column 1 is the own address, 3 the state, 4 what waits, 9 the inode."""
     return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
 
 
