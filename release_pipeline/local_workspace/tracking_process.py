@@ -1,12 +1,15 @@
 """mlflow's tracking server as the workspace sees it: a process of its own, and the way of requests to it and back."""
 
 import asyncio
+import io
 import json
 import logging
 import secrets
 import sys
+import time
+from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -15,40 +18,54 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 from yarl import URL
 
+from release_pipeline.local_workspace.child_process import inherited
 from release_pipeline.local_workspace.errors import ApiError
 from release_pipeline.local_workspace.tracking_server import KEY_HEADER, TrackingOrder
 
 logger = logging.getLogger(__name__)
 
+_START_SECONDS: Final = 120
 _STOP_SECONDS: Final = 10
+#: Between two starts where the first has failed: clients come again and again.
+_PAUSE_SECONDS: Final = 5
+#: How soon the end of a process is seen that no longer answers.
+_END_SECONDS: Final = 2
 #: Of a request and of its answer what belongs to one connection, and what only the workspace itself has to know.
 _NOT_PASSED_ON: Final = frozenset(
-    {
-        b"authorization",
-        b"connection",
-        b"content-length",
-        b"date",
-        b"host",
-        b"keep-alive",
-        b"server",
-        b"transfer-encoding",
-    }
+    {b"authorization", b"connection", b"content-length", b"date", b"expect", b"host", b"keep-alive", b"server"}
+    | {b"transfer-encoding", b"upgrade", KEY_HEADER.encode()}
 )
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True)
+class _Server:
+    """A process that listens: where, and what it wants to be shown."""
+
+    process: Process
+    address: str
+    key: str = field(repr=False)
+
+    async def ends(self) -> bool:
+        """Whether it ends at once or has ended."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), _END_SECONDS)
+        return self.process.returncode is not None
 
 
 class TrackingProcess:
     """The tracking server of mlflow over ``<data_dir>/mlflow.db``, as an ASGI application.
 
     What it stores costs processor time, 20 ms for a trace, which in the workspace's own process would be taken from the
-    requests to served models. It takes seconds to start, which nobody but its own requests waits for. It is started
-    again when it was killed.
+    requests to served models. It takes seconds to start, which nobody but its own requests waits for. Where it has
+    ended the next request starts another.
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self._order = TrackingOrder(str(data_dir), secrets.token_hex(24))
-        self._process: asyncio.subprocess.Process | None = None
-        self._started: asyncio.Task[URL] | None = None
+        self._data_dir = data_dir
+        self._process: Process | None = None
+        self._starting: asyncio.Task[_Server] | None = None
+        self._failed_at = float("-inf")
         self._session: aiohttp.ClientSession | None = None
 
     def start(self) -> None:
@@ -61,13 +78,13 @@ class TrackingProcess:
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         )
-        self._started = asyncio.create_task(self._start())
+        self._starting = asyncio.create_task(self._start())
 
     async def stop(self) -> None:
         """End it; what it has answered is stored."""
-        if self._started is not None:
-            self._started.cancel()
-            await asyncio.gather(self._started, return_exceptions=True)
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
         await self._end()
         if self._session is not None:
             await self._session.close()
@@ -76,14 +93,13 @@ class TrackingProcess:
         """Pass a request on once the server runs, and its answer back as it comes.
 
         Raises:
-            ApiError: It cannot be started, or ended during the request.
+            ApiError: It cannot be started, or does not answer.
         """
         body = await Request(scope, receive).body()
-        query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
-        path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        target = (scope["raw_path"] + query).decode("latin-1")
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in _passed_on(scope["headers"])]
-        headers.append((KEY_HEADER, self._order.key))
-        answer = await self._send(scope["method"], URL(path + query, encoded=True), headers, body)
+        answer = await self._send(scope["method"], target, headers, body)
         async with answer:
             # An answer that breaks off breaks off here, too: uvicorn closes the connection.
             start = {"type": "http.response.start", "status": answer.status, "headers": _answered(answer)}
@@ -93,59 +109,72 @@ class TrackingProcess:
             await send({"type": "http.response.body", "body": b""})
 
     async def _send(
-        self, method: str, target: URL, headers: list[tuple[str, str]], body: bytes
+        self, method: str, target: str, headers: list[tuple[str, str]], body: bytes
     ) -> aiohttp.ClientResponse:
+        """Send a request, to the next server as well where the first has ended and nothing can have been done twice."""
         assert self._session is not None
-        for _ in range(2):
-            try:
-                server = await self._running()
-            except OSError as error:
-                logger.error("mlflow's tracking server does not start: %s", error)
-                raise ApiError(
-                    "The tracking server cannot be started; the log of the local workspace says why.",
-                    status=503,
-                    error_code="TEMPORARILY_UNAVAILABLE",
-                ) from None
+        for again in (False, True):
+            server = await self._running()
+            # As it was sent: a path whose dots were resolved would be another than the one that was checked.
+            url = URL(server.address + target, encoded=True)
+            own = [*headers, (KEY_HEADER, server.key)]
             try:
                 return await self._session.request(
-                    method, server.join(target), headers=headers, data=body or None, allow_redirects=False
+                    method, url, headers=own, data=io.BytesIO(body) if body else None, allow_redirects=False
                 )
             except aiohttp.ClientError as error:
-                if method not in _READS and not isinstance(error, aiohttp.ClientConnectorError):
+                # aiohttp itself repeats some methods on a connection that broke, so that only these were not sent.
+                unsent = isinstance(error, aiohttp.ClientConnectorError) and method in ("POST", "PATCH")
+                ended = await server.ends()
+                if again or not ended or not (unsent or method in _READS):
                     break
-                # It has ended, and either nothing was sent or nothing can have changed.
-                if self._process is not None:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
-        raise ApiError(
-            "The tracking server ended during the request; try again.", status=503, error_code="TEMPORARILY_UNAVAILABLE"
-        )
+        what = "ended during the request" if ended else "did not answer"
+        raise _unavailable(f"The tracking server {what}; try again.")
 
-    async def _running(self) -> URL:
-        """Where it listens; started again where it has ended."""
-        assert self._started is not None, "start() comes first"
-        ended = self._process is not None and self._process.returncode is not None
-        if self._started.done() and (ended or self._started.cancelled() or self._started.exception()):
-            self._started = asyncio.create_task(self._start())
-        return await asyncio.shield(self._started)
+    async def _running(self) -> _Server:
+        """The process that listens; another one where it has ended.
 
-    async def _start(self) -> URL:
+        Raises:
+            ApiError: It cannot be started.
+        """
+        assert self._starting is not None, "start() comes first"
+        if self._starting.done() and not self._listens() and time.monotonic() - self._failed_at > _PAUSE_SECONDS:
+            self._starting = asyncio.create_task(self._start())
+        try:
+            return await asyncio.shield(self._starting)
+        except (OSError, ValueError):
+            raise _unavailable(
+                "The tracking server cannot be started; the log of the local workspace says why."
+            ) from None
+
+    def _listens(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def _start(self) -> _Server:
         await self._end()
-        self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "release_pipeline.local_workspace.tracking_server",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            # Its own session: an interrupt typed at the server is the server's to handle.
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(asdict(self._order)).encode() + b"\n")
-        if not (told := await process.stdout.readline()):
-            raise ConnectionResetError(f"it ended with code {await process.wait()} before it listened")
-        return URL(f"http://127.0.0.1:{json.loads(told)['port']}")
+        order = TrackingOrder(str(self._data_dir), secrets.token_hex(24))
+        command = ("-P", "-m", "release_pipeline.local_workspace.tracking_server")
+        try:
+            self._process = process = await asyncio.create_subprocess_exec(
+                # Its own session: an interrupt typed at the server is the server's to handle.
+                *(sys.executable, *command),
+                stdin=PIPE,
+                stdout=PIPE,
+                env=inherited(),
+                start_new_session=True,
+            )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
+            told = await asyncio.wait_for(process.stdout.readline(), _START_SECONDS)
+            if not told:
+                raise ConnectionResetError(f"it ended with code {await process.wait()} before it listened")
+            return _Server(process, f"http://127.0.0.1:{json.loads(told)['port']}", order.key)
+        except (OSError, ValueError, TimeoutError) as error:
+            logger.error("mlflow's tracking server does not start: %s", error or f"not within {_START_SECONDS} s")
+            await self._end()
+            self._failed_at = time.monotonic()
+            raise
 
     async def _end(self) -> None:
         process, self._process = self._process, None
@@ -158,6 +187,10 @@ class TrackingProcess:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def _unavailable(message: str) -> ApiError:
+    return ApiError(message, status=503, error_code="TEMPORARILY_UNAVAILABLE")
 
 
 def _passed_on(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -14,17 +14,19 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import uvicorn
 from a2wsgi import WSGIMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from release_pipeline.local_workspace.serving.worker import die_with_parent, exit_at_end_of, take_standard_input
+from release_pipeline.local_workspace.child_process import die_with_parent, exit_at_end_of, take_standard_input
 
 #: What each request must carry; the port is open to every local process.
-KEY_HEADER = "x-tracking-key"
-_STOP_SECONDS = 5
+KEY_HEADER: Final = "x-tracking-key"
+# The service's own root: clients map it to the Files API.
+_ARTIFACT_ROOT: Final = "dbfs:/databricks/mlflow-tracking"
+_STOP_SECONDS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,28 @@ def main() -> None:
     Thread(target=exit_at_end_of, args=(control,), daemon=True).start()
     app = _Keyed(_load(Path(order.data_dir)), order.key)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    with os.fdopen(answers, "w", encoding="utf-8") as told:
-        told.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
-    # Only the workspace calls, and it closes idle connections first.
     config = uvicorn.Config(
         app,
         lifespan="off",
+        ws="none",
         access_log=False,
         log_level="warning",
         server_header=False,
+        # Only the workspace calls, and it closes idle connections first.
         timeout_keep_alive=3600,
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
-    # uvicorn repeats the signal that ended it, which would be no success.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    uvicorn.Server(config).run(sockets=[listener])
-    sys.stderr.flush()
+    server = uvicorn.Server(config)
+
+    def stop(number: int, frame: object) -> None:
+        server.should_exit = True
+
+    # Before anybody knows the port: also a stop before uvicorn has its own handler is one.
+    signal.signal(signal.SIGTERM, stop)
+    with os.fdopen(answers, "w", encoding="utf-8") as told:
+        told.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
+    server.run(sockets=[listener])
+    sys.stdout.flush()
     os._exit(0)  # no waiting for threads: what was answered is stored
 
 
@@ -88,21 +96,45 @@ class _Keyed:
 
 def _load(data_dir: Path) -> ASGIApp:
     """Imports mlflow's server over the workspace's own store, and creates the store's tables on a fresh folder."""
+    store = (data_dir / "mlflow.db").resolve()
     # mlflow's server reads its configuration from these when it is imported; this is how `mlflow server` passes it.
-    os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{(data_dir / 'mlflow.db').resolve().as_posix()}"
-    # The service's own root: clients map it to the Files API.
-    os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = "dbfs:/databricks/mlflow-tracking"
+    os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{store.as_posix()}"
+    os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = _ARTIFACT_ROOT
     os.environ["_MLFLOW_SERVER_SERVE_ARTIFACTS"] = "false"
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     # Its checks of Host and Origin guard servers without a login; here every request carries the key.
     os.environ["MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"] = "true"
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
     from mlflow.server import app
     from mlflow.server.handlers import _get_tracking_store
 
+    if not store.exists():
+        _make_store(store)
     _get_tracking_store()
+    for kind in (OSError, MemoryError):  # what another try may mend
+        app.register_error_handler(kind, _try_again)
     return cast(ASGIApp, WSGIMiddleware(cast(Any, app)))
+
+
+def _make_store(store: Path) -> None:
+    """Make an empty store, whole or not at all.
+
+    Of a migration that was killed SQLite keeps half, which no next start could finish.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    new = store.with_suffix(".new")
+    for left in new.parent.glob(f"{new.name}*"):
+        left.unlink()
+    made = SqlAlchemyStore(f"sqlite:///{new.as_posix()}", _ARTIFACT_ROOT)  # type: ignore[no-untyped-call]
+    made.engine.dispose()
+    new.replace(store)
+
+
+def _try_again(error: Exception) -> tuple[dict[str, str], int]:
+    message = f"The tracking server could not do it now ({type(error).__name__}); try again."
+    return {"error_code": "TEMPORARILY_UNAVAILABLE", "message": message}, 503
 
 
 if __name__ == "__main__":

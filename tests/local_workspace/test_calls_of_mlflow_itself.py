@@ -1,9 +1,11 @@
 """Routes that mlflow uses by itself, and those of its server that the service has not."""
 
+import http.client
+import json
 import logging
+from contextlib import closing
 
 import pytest
-import requests
 from mlflow.protos.databricks_uc_registry_messages_pb2 import Entity, Job, ModelVersionLineageDirection
 from mlflow.utils._unity_catalog_utils import emit_model_version_lineage
 from mlflow.utils.databricks_utils import get_databricks_host_creds
@@ -41,8 +43,18 @@ def test_the_lineage_of_a_version_is_taken(models: None, caplog: pytest.LogCaptu
         "/api/3.0/mlflow/gateway/secrets/list",
         "/api/2.0/mlflow/workspaces",
         "/api/2.0/mlflow/gateway-proxy",
+        "/api/2.0/mlflow/registered-models/search",
+        # Paths that would be others once somebody has resolved their dots, or taken out what is empty.
+        "/api/2.0/mlflow/runs/../gateway/secrets/list",
+        "/api/2.0/mlflow/runs/%2e%2e/gateway/secrets/list",
+        "/api/2.0/mlflow/runs/../../../../ajax-api/2.0/mlflow/get-artifact?path=secret",
+        "/api/2.0/mlflow/experiments/./search",
+        "/api/2.0/mlflow/experiments//search",
     ],
 )
 def test_what_mlflows_server_has_and_the_service_has_not_is_not_there(workspace: RunningWorkspace, path: str) -> None:
-    answer = requests.get(workspace.url + path, headers={"Authorization": f"Bearer {workspace.token}"}, timeout=60)
-    assert (answer.status_code, answer.json()["error_code"]) == (404, "ENDPOINT_NOT_FOUND")
+    # requests would resolve the dots itself.
+    with closing(http.client.HTTPConnection("127.0.0.1", workspace.port, timeout=60)) as connection:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {workspace.token}"})
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["error_code"]) == (404, "ENDPOINT_NOT_FOUND")

@@ -1,10 +1,13 @@
 """mlflow's tracking server is a process that answers nobody else, is started again, and ends with the workspace."""
 
+import json
 import os
 import signal
+import sqlite3
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import mlflow
@@ -42,7 +45,10 @@ def connections() -> list[list[str]]:
 
 def port_of(pid: int) -> int:
     """The TCP port on which a process listens."""
-    sockets = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    sockets = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            sockets.add(os.readlink(each))
     (port,) = {
         int(each[1].split(":")[1], 16) for each in connections() if each[3] == "0A" and f"socket:[{each[9]}]" in sockets
     }
@@ -77,6 +83,60 @@ def test_when_it_is_killed_the_next_request_finds_another_and_nothing_is_lost(ow
     assert client.get_run(run).data.metrics == {"accuracy": 0.5}
     assert tracking_processes(own) - {process}
     assert "Traceback" not in own.log()
+
+
+def test_what_is_sent_arrives_as_it_was_sent_but_for_the_token(own: RunningWorkspace) -> None:
+    experiment = mlflow.MlflowClient("databricks").create_experiment("/Shared/a+b %2B;ü")
+    with requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {own.token}"
+        session.headers["x-tracking-key"] = "my own"
+        base = f"{own.url}/api/2.0/mlflow"
+        found = session.get(
+            f"{base}/experiments/get-by-name", params={"experiment_name": "/Shared/a+b %2B;ü"}, timeout=60
+        )
+        assert found.json()["experiment"]["experiment_id"] == experiment
+        assert session.head(f"{base}/experiments/get", params={"experiment_id": experiment}, timeout=60).content == b""
+        # Some megabytes, in chunks, as clients send them that do not know how long it will be.
+        tags = [{"key": f"long {number}", "value": "x" * 7000} for number in range(400)]
+        body = json.dumps({"experiment_id": experiment, "tags": tags}).encode()
+        chunks = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
+        made = session.post(
+            f"{base}/runs/create", data=chunks, headers={"Content-Type": "application/json"}, timeout=60
+        )
+        assert made.status_code == 200, made.text
+        kept = {tag["key"]: tag["value"] for tag in made.json()["run"]["data"]["tags"]}
+        assert {tag["key"]: tag["value"] for tag in tags}.items() <= kept.items()
+
+
+def test_a_stop_or_a_kill_while_the_store_is_being_made_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        running = RunningWorkspace(tmp_path)
+        wait_for(lambda: [*(tmp_path / "data").glob("mlflow.*")])
+        running.process.send_signal(number)
+        running.process.wait(timeout=60)
+    running = RunningWorkspace(tmp_path)
+    try:
+        url, headers = f"{running.url}/api/2.0/mlflow/experiments/get", {"Authorization": f"Bearer {running.token}"}
+        answer = requests.get(url, params={"experiment_id": "0"}, headers=headers, timeout=60)
+        assert answer.status_code == 200, running.log()
+        assert [path.name for path in running.data_dir.glob("mlflow.*")] == ["mlflow.db"]
+    finally:
+        running.stop()
+
+
+def test_where_it_cannot_be_started_a_request_is_told_so_and_the_log_says_why(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with closing(sqlite3.connect(tmp_path / "data" / "mlflow.db")) as database:
+        database.execute("CREATE TABLE experiments (what TEXT)")  # nothing that mlflow could migrate
+    running = RunningWorkspace(tmp_path)
+    try:
+        url, headers = f"{running.url}/api/2.0/mlflow/experiments/get", {"Authorization": f"Bearer {running.token}"}
+        answer = requests.get(url, params={"experiment_id": "0"}, headers=headers, timeout=60)
+        assert (answer.status_code, answer.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE")
+        assert "cannot be started; the log" in answer.json()["message"]
+        assert "mlflow's tracking server does not start: it ended with code 1" in running.log()
+    finally:
+        running.stop()
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 503)])

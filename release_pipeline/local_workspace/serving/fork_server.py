@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 
+from release_pipeline.local_workspace.child_process import die_with_parent
 from release_pipeline.local_workspace.serving import worker
 
 #: What a worker imports before it can load a model; beside these modules, what mlflow loads late.
@@ -46,7 +47,7 @@ def main() -> None:
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)  # what an import prints is no answer
-    worker.die_with_parent()
+    die_with_parent()
     for name in PRELOADED:
         with suppress(ImportError):  # a worker that needs it says so itself
             importlib.import_module(name)
@@ -97,7 +98,7 @@ def _serve(asked: socket.socket, answers: int) -> Sequence[int]:
                     _answer(answers, error=error.errno or 0)
                     continue
                 if pid == 0:
-                    worker.die_with_parent()
+                    die_with_parent()
                     if os.getppid() != parent:
                         os._exit(1)
                     signal.set_wakeup_fd(-1)

@@ -6,7 +6,6 @@ this process, so that no scoring process outlives a server that was killed. The 
 to a report file.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -15,15 +14,14 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
+from release_pipeline.local_workspace.child_process import die_with_parent, exit_at_end_of, take_standard_input
 from release_pipeline.local_workspace.serving import invoker, redaction
 from release_pipeline.local_workspace.serving.worker_protocol import WorkerOrder, WorkerReport
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.serving.scoring import Model
-
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -66,28 +64,6 @@ def _load(order: WorkerOrder) -> "Model":
     from release_pipeline.local_workspace.serving.model import load_served_model
 
     return load_served_model(order)
-
-
-def take_standard_input() -> BinaryIO:
-    """Keep the pipe, and give all other code an empty standard input."""
-    control = os.fdopen(os.dup(0), "rb")
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    return control
-
-
-def die_with_parent() -> None:
-    """End this process when the one that started it ends."""
-    # The end of the pipe does the same everywhere; this also works while a model holds the interpreter lock.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def exit_at_end_of(control: BinaryIO) -> None:
-    """End this process when the pipe ends; for a thread of its own."""
-    control.read()
-    os._exit(0)
 
 
 def _report(path: Path, report: WorkerReport) -> None:

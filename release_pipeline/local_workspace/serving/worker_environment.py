@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from release_pipeline.local_workspace.caller import Caller
+from release_pipeline.local_workspace.child_process import inherited
 from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.serving.declared_resources import Declared, read_declared
 from release_pipeline.local_workspace.serving.model_environments import Interpreter, ModelEnvironments
@@ -30,12 +31,6 @@ logger = logging.getLogger(__name__)
 
 #: The name that databricks-sdk looks for, in the folder that ``SERVING_CREDENTIALS_DIR`` names.
 TOKEN_FILE: Final = "model-dependencies-oauth-token"
-# What a scoring process inherits; credentials of whoever started the server are not among it.
-INHERITED: Final = frozenset(
-    {"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LD_LIBRARY_PATH"}
-    | {"PYTHONPATH", "VIRTUAL_ENV", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
-    | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
-)
 
 
 class WorkerEnvironments:
@@ -95,10 +90,7 @@ class WorkerEnvironment:
         settings = self._shared.settings
         own, hidden = resolved(self._shared.secrets, entity, self._creator)
         secret_names = [name for name, value in own.items() if value != entity.environment_vars[name]]
-        environment = {name: value for name, value in os.environ.items() if name in INHERITED}
-        root = str(Path(__file__).parents[3])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-        environment["PYTHONUNBUFFERED"] = "1"
+        environment = inherited()
         # mlflow waits for minutes when a trace has no experiment, so there is always one.
         environment["MLFLOW_EXPERIMENT_ID"] = "0"
         environment["MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS"] = "500"

@@ -1,9 +1,10 @@
 """MLflow tracking: mlflow's own server, with the service's checks in front of it."""
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,8 +22,11 @@ from release_pipeline.local_workspace.wire.model_traces import trace_of_model
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
 
+logger = logging.getLogger(__name__)
 
-#: What of mlflow's API the service has. Its open-source server has more beside, such as a gateway and its secrets.
+
+#: What of mlflow's API is taken. Its server has more: what the service has not, such as a gateway with its secrets, and
+#: the registry of a workspace, in whose place is Unity Catalog's.
 _FAMILIES = frozenset({"artifacts", "experiments", "logged-models", "metrics", "runs", "traces"})
 
 
@@ -41,7 +45,9 @@ class _Checked:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        if request.path_params["rest"].split("/")[0] not in _FAMILIES:
+        family, *parts = request.path_params["rest"].split("/")
+        # Dots that somebody resolves on the way would make it another path than the one that is checked.
+        if family not in _FAMILIES or not {"", ".", ".."}.isdisjoint(parts):
             raise HTTPException(404)
         if scope["method"] in ("POST", "PATCH"):
             raw = await request.body()
@@ -147,15 +153,20 @@ def _refusals_as_the_services(scope: Scope, send: Send) -> Send:
         elif message["type"] == "http.response.body":
             body += message.get("body", b"")
             if not message.get("more_body", False):
-                await (_not_expected(body) if refused == 500 else _no_such_endpoint(scope))(scope, _nothing, send)
+                await (_not_expected(scope, body) if refused == 500 else _no_such_endpoint(scope))(
+                    scope, _nothing, send
+                )
 
     return translated
 
 
-def _not_expected(failure: bytes) -> JSONResponse:
-    told = at(_parsed(failure), "message")
-    why = told or "A field of the request has a kind of value that does not belong there."
-    return JSONResponse(InvalidParameter(str(why)).body(), status_code=400)
+def _not_expected(scope: Scope, failure: bytes) -> JSONResponse:
+    told = _parsed(failure)
+    code, why = at(told, "error_code"), at(told, "message")
+    error = InvalidParameter(str(why or "A field of the request has a kind of value that does not belong there."))
+    logger.warning("%s %s failed in mlflow's server: %s", scope["method"], quote(scope["path"]), code)
+    body = error.body() if code in (None, "INTERNAL_ERROR") else {**error.body(), "error_code": str(code)}
+    return JSONResponse(body, status_code=400)
 
 
 def _no_such_endpoint(scope: Scope) -> JSONResponse:
