@@ -1,7 +1,8 @@
-"""The drift sensor: compares endpoint and alias with the ledger and reports it; it mends where the YAML says so."""
+"""The drift sensor: compares endpoint and alias with the ledger, tells it and what is live; it mends where told to."""
 
 import hashlib
 import time
+from typing import Any
 
 import dagster as dg
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
@@ -12,6 +13,7 @@ from release_pipeline.automation.gate_sensor import MOST_BACK_OFF_SECONDS, PARTI
 from release_pipeline.automation.jobs import ACTION_TAG, ENDPOINT_TAG
 from release_pipeline.automation.partitions import ensure_partitions
 from release_pipeline.errors import ReleasePipelineError
+from release_pipeline.report.metadata import live_metadata
 from release_pipeline.rollout.ledger import Action
 from release_pipeline.rollout.mending import DriftLook, look_for_drift
 from release_pipeline.rollout.parts import connect_parts
@@ -33,8 +35,8 @@ def build_drift_sensor(model: ModelContext, mend_job: dg.JobDefinition) -> dg.Se
         default_status=(
             dg.DefaultSensorStatus.RUNNING if spec.automation.drift_sensor == "on" else dg.DefaultSensorStatus.STOPPED
         ),
-        description="Compares endpoint and alias with the ledger and reports the check `drift`; changes nothing, "
-        "unless automation.mend_drift is set.",
+        description="Compares endpoint and alias with the ledger, reports the check `drift` and what is live; changes "
+        "nothing, unless automation.mend_drift is set.",
     )
     def drift(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
@@ -54,7 +56,8 @@ def build_drift_sensor(model: ModelContext, mend_job: dg.JobDefinition) -> dg.Se
             return dg.SensorResult(skip_reason=seen.not_looked or f"waiting for run {busy}", cursor=context.cursor)
         told = [finding.sentence for finding in seen.findings]
         sentence = " ".join(told) or "endpoint and alias are what the ledger says"
-        events, cursor = _evaluation(model, seen, context.cursor)
+        ensure_partitions(context.instance, model, [state.release] if state is not None else [])
+        events, cursor = _news(model, seen, context.cursor)
         if state is None or not _mends(spec, seen, state):
             return dg.SensorResult(skip_reason=sentence, asset_events=events, cursor=cursor)
         context.log.warning(sentence)
@@ -68,14 +71,24 @@ def _mends(spec: ReleaseSpec, seen: DriftLook, state: ReleaseState) -> bool:
     return spec.automation.mend_drift and state.paused is None and any(finding.mends for finding in seen.findings)
 
 
-def _evaluation(model: ModelContext, seen: DriftLook, cursor: str | None) -> tuple[list[dg.AssetCheckEvaluation], str]:
-    """The check's outcome where it is another than the last one; the cursor only says which was reported."""
-    told = "\n".join(finding.sentence for finding in seen.findings)
-    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-    if digest == cursor:
-        return [], digest
-    evaluation = dg.AssetCheckEvaluation(asset_key=model.key("promoted_alias"), check_name=CHECK, **drift_fields(seen))
-    return [evaluation], digest
+def _news(model: ModelContext, seen: DriftLook, cursor: str | None) -> tuple[list[Any], str]:
+    """What is another than it was told last, which is all that the cursor says: the check's outcome, what is live.
+
+    A promotion or a rollback from the command line has no run that could tell Dagster what is live.
+    """
+    told, _, live_told = (cursor or "").partition(" ")
+    events, key = list[Any](), model.key("promoted_alias")
+    metadata = live_metadata(seen.alias, model.spec.promotion.alias, seen.endpoint.routes if seen.endpoint else {})
+    findings, live = _digest("\n".join(each.sentence for each in seen.findings)), _digest(repr(metadata))
+    if findings != told:
+        events.append(dg.AssetCheckEvaluation(asset_key=key, check_name=CHECK, **drift_fields(seen)))
+    if live != live_told and seen.state is not None:
+        events.append(dg.AssetObservation(key, partition=seen.state.release, metadata=metadata))
+    return events, f"{findings} {live}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _busy(instance: DagsterInstance, spec: ReleaseSpec) -> str:
@@ -106,7 +119,7 @@ def _asked(
     request: dg.RunRequest | str,
     sentence: str,
     cursor: str | None,
-    events: list[dg.AssetCheckEvaluation] | None = None,
+    events: list[Any] | None = None,
 ) -> dg.SensorResult:
     if isinstance(request, str):
         return dg.SensorResult(skip_reason=f"{sentence} {request}", asset_events=events or [], cursor=cursor)

@@ -35,9 +35,22 @@ def tick(spec: ReleaseSpec, instance: dg.DagsterInstance, cursor: str | None = N
 
 
 def evaluation(result: dg.SensorResult) -> dg.AssetCheckEvaluation:
-    (event,) = result.asset_events
-    assert isinstance(event, dg.AssetCheckEvaluation)
+    (event,) = [event for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
     return event
+
+
+def told_live(result: dg.SensorResult) -> list[tuple[Any, ...]]:
+    """What is live, as the sensor tells it."""
+    observations = [event for event in result.asset_events if isinstance(event, dg.AssetObservation)]
+    return [
+        (
+            event.asset_key.path[-1],
+            event.partition,
+            event.metadata["live_version"].value,
+            event.metadata["routes"].value,
+        )
+        for event in observations
+    ]
 
 
 def said(result: dg.SensorResult) -> str:
@@ -89,6 +102,24 @@ def test_the_check_is_reported_when_its_outcome_changes_and_nothing_else_happens
     assert [record.data["right"] for record in table.records] == ["endpoint"]
     assert model.parts().ledger.read() == rows
     assert World.of(model).alias == "2"
+
+
+def test_what_people_did_from_the_command_line_is_told_to_dagster(
+    deployed: tuple[Model, str], instance: dg.DagsterInstance
+) -> None:
+    model, release = deployed
+    first = tick(model.spec, instance)
+    ((asset, partition, live, routes),) = told_live(first)
+    assert (asset, partition, live) == ("promoted_alias", release, "1")
+    assert "100 %" in routes
+    model.step(release)
+    model.promote(release)  # as the command does, without a run of Dagster's
+    promoted = tick(model.spec, instance, first.cursor)
+    assert [each[2] for each in told_live(promoted)] == ["2"]
+    model.parts().rollout.roll_back(release, reason="a person said so")
+    rolled_back = tick(model.spec, instance, promoted.cursor)
+    assert [each[2] for each in told_live(rolled_back)] == ["1"]
+    assert tick(model.spec, instance, rolled_back.cursor).asset_events == []
 
 
 def test_the_mend_job_mends_and_makes_the_check_pass(
