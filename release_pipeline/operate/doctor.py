@@ -80,6 +80,14 @@ def dagster_instance() -> Iterator[Check]:
         )
         return
     file = Path(home, "dagster.yaml")
+    if not file.exists():
+        # Not a failure: of an installation on Kubernetes only Dagster's own pods, and runs, have it.
+        yield Check(
+            name,
+            Outcome.WARNING,
+            f"there is no {file}; where Dagster's daemon runs there must be one such as {SETTINGS}.",
+        )
+        return
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
+import dagster as dg
 import pytest
 
 from release_pipeline.gate.evidence import Bet, EvidenceState
@@ -22,6 +23,7 @@ from release_pipeline.rollout.evidence_fold import Point
 from release_pipeline.rollout.ledger import Action, Entry, Phase
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.state import Stage, current_release
+from release_pipeline.spec_endpoint import _OWN_TAGS
 from release_pipeline.spec_gate import GatePart, Metric
 from release_pipeline.workspace import evidence_table, score_table
 
@@ -189,18 +191,19 @@ def test_every_tag_is_described(reference: str) -> None:
             found.update(re.findall(r'"(release_pipeline[./][a-z_]+)"', text))
     found = {tag for tag in found if not tag.endswith((".defs", ".definitions"))}
     assert {"release_pipeline.status", "release_pipeline/endpoint"} <= found, "the collection of tags has lost its way"
-    tags = section(reference, "Tags")
+    tags, found = section(reference, "Tags"), found | set(_OWN_TAGS)
     assert [tag for tag in sorted(found) if f"`{tag}`" not in tags] == []
 
 
 def test_every_field_of_a_run_configuration_is_described(reference: str) -> None:
-    from release_pipeline.assets.logged_model import LoggedModelConfig
-    from release_pipeline.automation.jobs import RollbackConfig
-
+    importlib.import_module("release_pipeline.build")  # which imports all that define one
     described = section(reference, "What Dagster shows")
-    for config in (LoggedModelConfig, RollbackConfig):
+    found = [each for each in dg.Config.__subclasses__() if each.__module__.startswith("release_pipeline.")]
+    assert len(found) >= 4, found
+    for config in found:
         for name, field in config.model_fields.items():
-            default = {"": "empty", False: "`false`"}.get(field.default, f"`{field.default}`")
+            words = {"": "empty", False: "`false`", True: "`true`"}
+            default = "**required**" if field.is_required() else words.get(field.default, f"`{field.default}`")
             assert f"| `{name}` | {default} |" in described
 
 
