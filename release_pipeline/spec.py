@@ -5,7 +5,7 @@ Every default is safe: sensors are off, nothing scales, nothing is promoted with
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,6 +19,9 @@ from release_pipeline.spec_notifications import NotificationsPart
 from release_pipeline.spec_rollout import AutomationPart, PromotionPart, RampPart
 from release_pipeline.spec_sentences import sentences
 
+#: Scorers of an evaluation that need no file and no model of others.
+BUILT_IN_SCORERS: Final = ("answered", "contains_expected")
+_CLASS: Final = re.compile(r"[A-Z][A-Za-z0-9]*")
 #: What Dagster takes for an owner.
 _OWNER: Final = re.compile(r"team:.+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 
@@ -36,6 +39,12 @@ class Resource(Strict):
         "uc_connection",
     ] = Field(description="Kind of the resource.")
     name: str = Field(min_length=1, description="Name or id of the resource, as its Databricks API knows it.")
+
+    @model_validator(mode="after")
+    def _three_levels(self) -> "Resource":
+        if self.type in ("function", "table", "vector_search_index") and self.name.count(".") != 2:
+            raise ValueError(f"a {self.type} goes by its full name, catalog.schema.name, not by {self.name!r}")
+        return self
 
 
 class ModelPart(Strict):
@@ -62,6 +71,18 @@ class ModelPart(Strict):
     user_api_scopes: tuple[str, ...] = Field(
         default=(), description="API scopes the model may use on behalf of the calling user."
     )
+
+    @field_validator("requirements")
+    @classmethod
+    def _requirements(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from packaging.requirements import InvalidRequirement, Requirement
+
+        for text in value:
+            try:
+                Requirement(text)
+            except InvalidRequirement:
+                raise ValueError(f"{text!r} is no requirement that pip reads; write it as in mlflow>=3") from None
+        return value
 
     @field_validator("registered_name")
     @classmethod
@@ -111,6 +132,12 @@ class EvaluationPart(Strict):
     @field_validator("scorers")
     @classmethod
     def _names_of_their_own(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if ":" not in name and name not in BUILT_IN_SCORERS and not _CLASS.fullmatch(name):
+                raise ValueError(
+                    f"{name} is none of {', '.join(BUILT_IN_SCORERS)}, no class of mlflow.genai.scorers, such as "
+                    "Safety, and no file.py:function beside this YAML; write it as one of them"
+                )
         names = [name.rpartition(":")[2] for name in value]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two scorers are named {twice}, which MLflow could not tell apart; rename one function")
@@ -173,16 +200,6 @@ class ReleaseSpec(Strict):
                 )
         return value
 
-    @model_validator(mode="after")
-    def _traces_for_feedback(self) -> "ReleaseSpec":
-        for metric in self.gate.metrics:
-            if metric.kind == "feedback" and metric.source == "traces" and not self.endpoint.tracing:
-                raise ValueError(
-                    f"gate.metrics {metric.name} is feedback on traces, and endpoint.tracing is off; turn it on, or "
-                    "take the metric out"
-                )
-        return self
-
     @property
     def endpoint_name(self) -> str:
         """The endpoint's name, as agents.deploy would choose it where the YAML is silent; at most 63 characters."""
@@ -234,11 +251,15 @@ def parse_spec(
     except ValidationError as error:
         told = sentences(error, attributes, ReleaseSpec)
         raise SpecError("\n".join(f"{at(place)}{sentence}" for place, sentence in told)) from None
+    for place, sentence in _across(spec):
+        raise SpecError(f"{at(place)}field `{'.'.join(map(str, place))}`: {sentence}.")
     named: dict[tuple[str | int, ...], str | None] = {
         ("model", "source"): spec.model.source,
         ("model", "config"): spec.model.config if isinstance(spec.model.config, str) else None,
         ("evaluation", "dataset"): spec.evaluation.dataset,
         **{("model", "code_paths", index): path for index, path in enumerate(spec.model.code_paths)},
+        **{("evaluation", "scorers", index): _file_of(name) for index, name in enumerate(spec.evaluation.scorers)},
+        **{("gate", "metrics", index, "scorer"): _file_of(each.scorer) for index, each in enumerate(spec.gate.metrics)},
     }
     for place, relative in named.items():
         if with_model and relative is not None and not (file.parent / relative).exists():
@@ -247,3 +268,30 @@ def parse_spec(
                 f"paths are relative to {file.parent}."
             )
     return spec
+
+
+def _across(spec: ReleaseSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What of one part does not go with what another part says."""
+    for index, metric in enumerate(spec.gate.metrics):
+        place = ("gate", "metrics", index)
+        if metric.kind == "feedback" and metric.source == "traces" and not spec.endpoint.tracing:
+            yield (
+                (*place, "source"),
+                f"{metric.name} is feedback on traces, and endpoint.tracing is off; turn it on, or take the metric out",
+            )
+        if isinstance(metric.margin, tuple) and len(metric.margin) > len(spec.ramp.steps):
+            yield (
+                (*place, "margin"),
+                f"{len(metric.margin)} margins for {len(spec.ramp.steps)} ramp.steps, so that the last would never "
+                "count; take some out, or add steps",
+            )
+    if spec.automation.promotion_schedule == "on" and spec.promotion.schedule is None:
+        yield (
+            ("automation", "promotion_schedule"),
+            "it is on, and there is no promotion.schedule to run; write one, such as 0 9 * * 1-5, or take this out",
+        )
+
+
+def _file_of(scorer: str | None) -> str | None:
+    """The file of a scorer beside the YAML; None of others."""
+    return scorer.rpartition(":")[0] if scorer and ":" in scorer else None

@@ -13,6 +13,7 @@ _ENDPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _SECRET_REFERENCE = re.compile(r"\{\{secrets/[^/{}\s]+/[^/{}\s]+\}\}")
 _APPLICATION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 #: Tags that every release writes itself: whose releases the endpoint belongs to, and where its traces are.
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_TAGS = ("release_pipeline", "MONITOR_EXPERIMENT_ID")
 
 
@@ -106,6 +107,8 @@ class EndpointPart(Strict):
     @classmethod
     def _no_clear_secrets(cls, value: dict[str, str]) -> dict[str, str]:
         for key, text in value.items():
+            if not _VARIABLE.fullmatch(key):
+                raise ValueError(f"{key!r} is no name of a variable; use letters, digits and underscores")
             if SECRET_WORD.search(key) and not _SECRET_REFERENCE.fullmatch(text):
                 # The value is never repeated in the message.
                 raise ValueError(f"{key} looks like a secret; write it as a reference {{{{secrets/scope/key}}}}")

@@ -42,6 +42,16 @@ class RampPart(Strict):
             raise ValueError("steps must rise, such as [5, 25, 50]")
         return value
 
+    @model_validator(mode="after")
+    def _time_for_the_steps(self) -> "RampPart":
+        least = self.min_step_seconds * len(self.steps)
+        if least > 3600 * self.deadline_hours:
+            raise ValueError(
+                f"deadline_hours {self.deadline_hours:g} is over before {len(self.steps)} steps of min_step_seconds "
+                f"{self.min_step_seconds} are, which take {least / 3600:.3g} h; raise the one, or lower the other"
+            )
+        return self
+
 
 class PromotionPart(Strict):
     """What happens when the last step has passed, and when anything may move."""

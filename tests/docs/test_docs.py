@@ -77,7 +77,9 @@ def test_every_release_in_a_page_is_valid(name: str, tmp_path: Path, monkeypatch
             continue
         attributes = document["attributes"]
         model = attributes["model"]
-        for file in (model.get("source"), model.get("config"), (attributes.get("evaluation") or {}).get("dataset")):
+        scorers = re.findall(r"([\w/]+\.py):\w+", text)
+        dataset = (attributes.get("evaluation") or {}).get("dataset")
+        for file in (model.get("source"), model.get("config"), dataset, *scorers):
             if isinstance(file, str):
                 (tmp_path / file).touch()
         for folder in model.get("code_paths", []):

@@ -76,13 +76,13 @@ def test_what_is_lacking_is_set_without_an_update_and_what_others_set_stays(
         usage_tracking_config=AiGatewayUsageTrackingConfig(enabled=True),
     )
     person.may_query(name, "CAN_MANAGE")
-    before = endpoint.read()
+    before, others = endpoint.read(), settings(client, name)  # other tests have set something of their own
     wanted = EndpointPart.model_validate(
         {
             "tags": {"team": "assistants"},
             "rate_limits": [{"calls": 90_000}, {"calls": 80_000, "key": "user"}],
             "permissions": [
-                {"group": "callers", "level": "CAN_QUERY"},
+                {"group": "askers", "level": "CAN_QUERY"},
                 {"user": person.name, "level": "CAN_QUERY"},
                 {"user": me, "level": "CAN_VIEW"},
             ],
@@ -91,9 +91,9 @@ def test_what_is_lacking_is_set_without_an_update_and_what_others_set_stays(
     fences: list[str] = []
     settle(wanted, endpoint, lambda: fences.append("asked"))
     assert settings(client, name) == {
-        "tags": {"theirs": "1", "team": "assistants"},
+        "tags": {**others["tags"], "theirs": "1", "team": "assistants"},
         "limits": {("user", person.name): 70_000, ("endpoint", None): 90_000, ("user", None): 80_000},
-        "levels": {me: "CAN_MANAGE", person.name: "CAN_MANAGE", "callers": "CAN_QUERY"},
+        "levels": {**others["levels"], me: "CAN_MANAGE", person.name: "CAN_MANAGE", "askers": "CAN_QUERY"},
     }
     after, gateway = endpoint.read(), serving.get(name).ai_gateway
     assert before is not None

@@ -11,6 +11,8 @@ import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from release_pipeline.errors import SpecError
+from release_pipeline.evaluation.scorers import BUILT_IN
+from release_pipeline.spec import BUILT_IN_SCORERS
 from release_pipeline.spec_file import read_spec
 from release_pipeline.spec_lines import lines_in
 
@@ -44,6 +46,7 @@ def test_the_release_of_the_table_is_right(tmp_path: Path) -> None:
     (tmp_path / "agent.py").touch()
     (tmp_path / "defs.yaml").write_text(RIGHT)
     assert read_spec(tmp_path / "defs.yaml").name == "answers"
+    assert tuple(BUILT_IN) == BUILT_IN_SCORERS, "the sentences name all that is built in"
 
 
 def test_two_mistakes_are_two_sentences_each_with_its_line(tmp_path: Path) -> None:
