@@ -102,7 +102,7 @@ def clone(tmp_path: Path) -> Path:
     """The project's files in a folder of their own, as in a fresh clone, with the environment that is there."""
     folder = tmp_path / "clone"
     shutil.copytree(PROJECT / "release_pipeline", folder / "release_pipeline", ignore=shutil.ignore_patterns("*.pyc"))
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "workspace.yaml", "README.md"):
+    for name in ("Makefile", "dagster.yaml", "pyproject.toml", "requirements.lock", "workspace.yaml", "README.md"):
         shutil.copy(PROJECT / name, folder / name)
     (folder / ".venv").symlink_to(sys.prefix)
     return folder

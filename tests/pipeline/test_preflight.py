@@ -359,9 +359,9 @@ def test_a_resource_that_does_not_exist_fails(model: Model, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["vector_search_index", "genie_space", "uc_connection"])
 def test_what_the_workspace_cannot_answer_is_a_warning_and_never_a_pass(model: Model, kind: str) -> None:
-    found = look(model, (kind, "x"))
+    found = look(model, (kind, "main.default.x"))
     assert failures(found) == {}
-    assert "cannot be told" in warnings(found)[f"{kind} x"]
+    assert "cannot be told" in warnings(found)[f"{kind} main.default.x"]
 
 
 def test_a_permission_of_a_warehouse_that_is_higher_will_do(
