@@ -251,8 +251,10 @@ def parse_spec(
     except ValidationError as error:
         told = sentences(error, attributes, ReleaseSpec)
         raise SpecError("\n".join(f"{at(place)}{sentence}" for place, sentence in told)) from None
-    for place, sentence in _across(spec):
-        raise SpecError(f"{at(place)}field `{'.'.join(map(str, place))}`: {sentence}.")
+    if apart := list(_across(spec)):
+        raise SpecError(
+            "\n".join(f"{at(place)}field `{'.'.join(map(str, place))}`: {sentence}." for place, sentence in apart)
+        )
     named: dict[tuple[str | int, ...], str | None] = {
         ("model", "source"): spec.model.source,
         ("model", "config"): spec.model.config if isinstance(spec.model.config, str) else None,

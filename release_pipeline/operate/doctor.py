@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _PACKAGE: Final = "release-pipeline"
 _FOLDER: Final = Path(release_pipeline.__file__).parent
 #: Settings of Dagster's instance that go with this package: an installed one has them in it, a clone beside it.
-SETTINGS: Final = next(each for each in (_FOLDER, _FOLDER.parent) if (each / "dagster.yaml").exists()) / "dagster.yaml"
+SETTINGS: Final = (_FOLDER if (_FOLDER / "dagster.yaml").exists() else _FOLDER.parent) / "dagster.yaml"
 #: Tags whose runs Dagster must limit, and what happens where it does not.
 _LIMITED: Final = {
     "release_pipeline/endpoint": "two runs may act on one endpoint at a time, of which one is refused",

@@ -55,6 +55,15 @@ def test_two_mistakes_are_two_sentences_each_with_its_line(tmp_path: Path) -> No
     assert lines == ["27", "41"]
 
 
+def test_two_parts_that_do_not_go_together_are_told_with_all_others_of_the_kind(tmp_path: Path) -> None:
+    text = RIGHT.replace("margin: [0.05, 0.02]", "margin: [0.05, 0.02, 0.01]")
+    said = said_of(text.replace("gate_sensor: on", "promotion_schedule: on"), tmp_path)
+    assert [line.split("field `")[1].split("`")[0] for line in said.splitlines()] == [
+        "gate.metrics.1.margin",
+        "automation.promotion_schedule",
+    ]
+
+
 @pytest.mark.filterwarnings("ignore:.parse_obj_as. is deprecated")  # Dagster's own
 @pytest.mark.parametrize("first", ["", "type: dagster.DefinitionsComponent\nattributes: {path: other.py}\n---\n"])
 def test_dagster_says_the_same_sentences(first: str, tmp_path: Path) -> None:
