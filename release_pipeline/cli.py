@@ -202,7 +202,7 @@ def dev(ui_port: int, workspace_port: int, data: Path) -> None:
     _stop_on_signals()
     stack = Stack(Path.cwd(), data.resolve(), ui_port, workspace_port, echo=True)
     try:
-        with waiting("until both answer"):
+        with waiting("until both answer", bar=False):
             stack.start(click.echo)
         click.echo(
             f"\nDagster's UI: {stack.ui_url}\nlocal workspace: DATABRICKS_HOST={stack.host} "
@@ -251,7 +251,7 @@ def demo(ui_port: int, workspace_port: int, keep: bool) -> None:
     stack = Stack(Path.cwd(), data, ui_port, workspace_port)
     wrong = ["stopped before its end"]
     try:
-        with waiting("until both answer"):
+        with waiting("until both answer", bar=False):
             stack.start(say)
         story = Story(stack, say)
         ended = story.run()

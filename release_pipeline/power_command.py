@@ -98,7 +98,7 @@ def power(
         raise click.UsageError("--segments goes with --rate; with --days the tables tell the segments.")
     if plot is not None and plot.suffix != ".svg":
         raise click.BadParameter(f"{plot} must end in .svg; the plot is written as SVG.", param_hint="--plot")
-    with mistakes_are_sentences(), waiting("measuring the traffic" if days is not None else "planning"):
+    with mistakes_are_sentences(), waiting("measuring the traffic" if days is not None else "planning") as wait:
         from release_pipeline.gate.planner import adjusted, plan, usual_traffic
         from release_pipeline.spec_file import read_spec
 
@@ -109,7 +109,9 @@ def power(
         else:
             traffic = _measured(spec, days or 0.0)
         lag = None if lag_minutes is None else 60 * lag_minutes
-        _show(plan(spec, adjusted(traffic, levels=levels, rows=rows, lag_seconds=lag)), as_json, plot)
+        planned = plan(spec, adjusted(traffic, levels=levels, rows=rows, lag_seconds=lag))
+        wait.over()
+        _show(planned, as_json, plot)
 
 
 def _known(

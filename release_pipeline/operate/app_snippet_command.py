@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from release_pipeline.operate.session import model_argument, operator_command
+from release_pipeline.waits import wait_of_command
 
 _FILES = ("databricks.yml", "app.yaml", "app.py", "requirements.txt")
 
@@ -31,6 +32,7 @@ def app_snippet(model: str, only: str | None, file: Path | None, as_json: bool) 
     texts = snippets(find_spec(model, file))
     if only is not None:
         texts = {only: texts[only]}
+    wait_of_command().over()
     if as_json:
         click.echo(json.dumps(texts, indent=2))
     elif only is not None:

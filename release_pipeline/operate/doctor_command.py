@@ -10,6 +10,7 @@ import click
 
 from release_pipeline.errors import NotConfigured, ReleasePipelineError, WorkspaceError
 from release_pipeline.operate.session import models_argument, operator_command, progress
+from release_pipeline.waits import wait_of_command
 
 if TYPE_CHECKING:
     from release_pipeline.rollout.preflight import Check
@@ -35,6 +36,7 @@ def doctor(models: tuple[str, ...], file: Path | None, as_json: bool) -> None:
     from release_pipeline.rollout.preflight import Outcome, Preflight
 
     found = Preflight(tuple(_checks(models, file)))
+    wait_of_command().over()
     if as_json:
         rows = [{"check": each.name, "outcome": each.outcome.value, "sentence": each.sentence} for each in found.checks]
         click.echo(json.dumps(rows, indent=2))
@@ -70,8 +72,7 @@ def _checks(models: tuple[str, ...], file: Path | None) -> "Iterator[Check]":
     yield from checks
     if any(check.outcome is Outcome.FAILED for check in checks):
         return  # each model would say the same
-    for spec in specs:
-        progress(f"looking at {spec.name}")
+    for spec in wait_of_command().each(specs, "looking at the models"):
         yield from _of_model(spec)
 
 

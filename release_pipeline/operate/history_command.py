@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from release_pipeline.operate.session import model_argument, operator_command
+from release_pipeline.waits import wait_of_command
 
 if TYPE_CHECKING:
     from release_pipeline.operate.history import History
@@ -52,6 +53,7 @@ def history(model: str, at: tuple[datetime, bool] | None, file: Path | None, as_
         raise click.BadParameter(f"{at[0].isoformat()} is still to come; the ledger knows what was.", param_hint="--at")
     spec = find_spec(model, file)
     found = history_of(Ledger(connect().warehouse, spec.ledger_table, clock).read_all())
+    wait_of_command().over()
     if at is None:
         _show(found, model, spec.ledger_table, as_json)
         return

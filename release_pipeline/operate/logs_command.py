@@ -8,6 +8,7 @@ import click
 
 from release_pipeline.errors import EndpointError, WorkspaceError
 from release_pipeline.operate.session import model_argument, operator_command
+from release_pipeline.waits import wait_of_command
 
 
 @click.command()
@@ -45,6 +46,7 @@ def logs(model: str, version: str | None, build: bool, file: Path | None, as_jso
             found.append((entity, read_log(workspace, endpoint, entity, build=build)))
         except WorkspaceError as error:
             wrong.append(str(error))
+    wait_of_command().over()
     if as_json:
         kind = "build" if build else "runtime"
         rows = [{"version": each.version, "entity": each.name, "kind": kind, "log": text} for each, text in found]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from release_pipeline.operate.session import model_argument, operator_command
+from release_pipeline.waits import wait_of_command
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,6 +50,7 @@ def metrics(model: str, file: Path | None, as_json: bool) -> None:
     served = served_versions(workspace, spec.endpoint_name, spec.model.registered_name)
     versions = {each.name: each.version for each in served}
     found = read_metrics(workspace, spec.endpoint_name)
+    wait_of_command().over()
     if as_json:
         click.echo(json.dumps([_row(each, versions) for each in found], indent=2))
     elif not found:

@@ -9,6 +9,7 @@ import click
 from release_pipeline.errors import NotConfigured, ReleasePipelineError, WorkspaceUnreachable
 from release_pipeline.operate.completion import complete_model
 from release_pipeline.operate.session import Session, Told, open_session, operator_command, session_of, tell
+from release_pipeline.waits import wait_of_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +98,7 @@ def _each(
     found = find_specs()
     need_one(found)
     wrong, told = list(found.broken), list[Told]()
-    for spec in found.specs.values():
+    for spec in wait_of_command().each(tuple(found.specs.values())):
         try:
             told.append(act(session_of(spec)))
         except (NotConfigured, WorkspaceUnreachable):

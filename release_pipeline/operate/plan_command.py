@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from release_pipeline.operate.session import model_argument, operator_command
+from release_pipeline.waits import wait_of_command
 
 
 @click.command()
@@ -29,6 +30,7 @@ def plan(model: str, file: Path | None, as_json: bool) -> None:
 
     folder, spec = find_whole_spec(model, file)
     found = plan_of(connect_parts(spec, actor="plan", progress=lambda line: None), spec, folder)
+    wait_of_command().over()
     if as_json:
         click.echo(json.dumps([each.to_dict() for each in found], indent=2))
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from release_pipeline.operate.session import model_argument, operator_command
+from release_pipeline.waits import wait_of_command
 
 
 @click.command()
@@ -30,6 +31,7 @@ def preflight(model: str, file: Path | None, as_json: bool) -> None:
 
     _, spec = find_whole_spec(model, file)
     found = look(connect_parts(spec, actor="preflight", progress=lambda line: None), spec) or Preflight(())
+    wait_of_command().over()
     if as_json:
         rows = [
             {"check": check.name, "outcome": check.outcome.value, "sentence": check.sentence} for check in found.checks

@@ -13,7 +13,7 @@ import click
 from release_pipeline.errors import NotAllowed
 from release_pipeline.exit_codes import mistakes_are_sentences
 from release_pipeline.operate.completion import complete_model
-from release_pipeline.waits import waiting
+from release_pipeline.waits import wait_of_command, waiting
 
 if TYPE_CHECKING:
     from release_pipeline.rollout.ledger import Entry
@@ -114,6 +114,7 @@ def state_line(state: "ReleaseState") -> str:
 
 def tell(told: Told | list[Told], *, as_json: bool) -> None:
     """Print what was done; a list where a command was asked of all models."""
+    wait_of_command().over()
     if as_json:
         click.echo(
             json.dumps([each.to_dict() for each in told] if isinstance(told, list) else told.to_dict(), indent=2)

@@ -9,6 +9,7 @@ import click
 
 from release_pipeline.errors import NotConfigured, ReleasePipelineError, WorkspaceUnreachable
 from release_pipeline.operate.session import models_argument, operator_command
+from release_pipeline.waits import wait_of_command
 
 if TYPE_CHECKING:
     from release_pipeline.operate.status import ModelStatus
@@ -35,16 +36,17 @@ def status(models: tuple[str, ...], file: Path | None, as_json: bool) -> None:
     from release_pipeline.workspace.client import connect
 
     specs, wrong = chosen_specs(models, file)
-    workspace = connect()
+    wait, workspace = wait_of_command(), connect()
     everywhere = served_models(workspace)
     found: list[ModelStatus] = []
-    for spec in specs:
+    for spec in wait.each(specs, "looking at the endpoints"):
         try:
             found.append(status_of(workspace, spec, everywhere.get(spec.model.registered_name, ())))
         except (NotConfigured, WorkspaceUnreachable):
             raise  # it would be the same for every model
         except ReleasePipelineError as error:
             wrong.append(f"{spec.name}: {error}")
+    wait.over()
     _show(found, as_json)
     for line in wrong:
         click.echo(f"release-pipeline: {line}", err=True)

@@ -2,9 +2,6 @@
 
 import json
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,7 @@ import click
 
 from release_pipeline.errors import SpecError
 from release_pipeline.exit_codes import mistakes_are_sentences
-from release_pipeline.waits import PATIENCE_SECONDS, waiting
+from release_pipeline.waits import waiting
 
 
 class _Share(click.ParamType[tuple[str, float]]):
@@ -110,11 +107,10 @@ def _replay(spec_file: Path, log: str, as_json: bool, options: dict[str, Any]) -
         watermark_lag=options["watermark_lag"],
         step=None if step is None else step - 1,
     )
-    with waiting(f"reading {log}"):
-        table = LogTable(log, spec, arms)
     results = []
-    with _progress(table.releases) as releases:
-        for release in releases:
+    with waiting(f"reading {log}") as wait:
+        table = LogTable(log, spec, arms)
+        for release in wait.each(table.releases, "replaying"):
             rows = table.rows(release)
             results.append(run(rows, freeze(rows, table, spec, levels, clock.tick_seconds), spec, clock))
     if as_json:
@@ -130,31 +126,3 @@ def _replay(spec_file: Path, log: str, as_json: bool, options: dict[str, Any]) -
     with console.capture() as captured:
         show(results, console)
     return captured.get()
-
-
-@contextmanager
-def _progress(releases: Sequence[str]) -> Iterator[Iterator[str]]:
-    """The releases, one by one; on stderr, once it takes long, a bar on a terminal and lines elsewhere."""
-    if not sys.stderr.isatty():
-        with waiting(f"replaying {len(releases)} releases" if len(releases) > 1 else "replaying"):
-            yield iter(releases)
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        # Nobody knows how far a single release is; its bar only moves.
-        task = progress.add_task("replaying", total=len(releases) if len(releases) > 1 else None, visible=False)
-        patience = threading.Timer(PATIENCE_SECONDS, progress.update, (task,), {"visible": True})
-        patience.daemon = True
-        patience.start()
-
-        def each() -> Iterator[str]:
-            for number, release in enumerate(releases):
-                progress.update(task, completed=number)
-                yield release
-
-        try:
-            yield each()
-        finally:
-            patience.cancel()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -198,17 +199,60 @@ def test_a_long_wait_says_what_is_done_and_a_short_one_nothing(
     assert said.count("… asking (0 s)\n") >= 2
 
 
-def test_a_long_replay_says_so_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from release_pipeline.replay_log import command
-
+def test_news_of_many_parts_say_at_which_of_them_the_work_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(waits, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(waits, "AGAIN_SECONDS", 0.0)
+    said, give_up = "", time.monotonic() + 30
+    with waits.waiting("connecting") as wait:
+        for model in wait.each(("a", "b"), "asking"):
+            number = "ab".index(model) + 1
+            while f"… asking, {number} of 2 (0 s)\n" not in said and time.monotonic() < give_up:
+                time.sleep(0.001)
+                said += capsys.readouterr().err
+    assert "… asking, 2 of 2 (0 s)\n" in said
 
-    @click.command()
-    def slow() -> None:
-        with command._progress(["a", "b"]) as releases:
-            assert list(releases) == ["a", "b"]
-            time.sleep(0.05)
 
-    told = CliRunner().invoke(slow)
-    assert (told.exit_code, told.stdout) == (0, "")
-    assert "… replaying 2 releases (0 s)" in told.stderr
+AT_A_TERMINAL = """
+import sys, time
+import click
+from release_pipeline import waits
+
+waits.PATIENCE_SECONDS = 0.0
+
+@click.command()
+@waits.waiting("connecting")
+def command():
+    for each in waits.wait_of_command().each(("a", "b", "c"), "asking"):
+        time.sleep(0.5)
+        click.echo(f"looked at {each}", err=True)
+    waits.wait_of_command().over()
+    click.echo("the answer " + 40 * "is long, " + "really")
+
+command()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind")
+def test_on_a_terminal_a_bar_says_it_and_leaves_the_answer_as_it_is() -> None:
+    import pty
+
+    seen, terminal = pty.openpty()
+    size = {"COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", AT_A_TERMINAL], stdout=subprocess.PIPE, stderr=terminal, env={**os.environ, **size}
+    )
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # the terminal's end
+        while read := os.read(seen, 4096):
+            shown += read
+    os.close(seen)
+    answer, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert answer.decode() == "the answer " + 40 * "is long, " + "really\n"
+    assert b"asking, 2 of 3" in shown
+    assert "━".encode() in shown  # the bar
+    assert b"looked at b" in shown
+    assert b"the answer" not in shown
