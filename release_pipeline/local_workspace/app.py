@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -32,6 +32,7 @@ from release_pipeline.local_workspace.state.principals import Principals
 from release_pipeline.local_workspace.state.registry import ModelRegistry
 from release_pipeline.local_workspace.state.secrets import SecretStore
 from release_pipeline.local_workspace.tracking_process import TrackingProcess
+from release_pipeline.local_workspace.tracking_start import StartedServer
 from release_pipeline.local_workspace.wire import (
     catalogs,
     description,
@@ -62,6 +63,7 @@ class LocalWorkspace:
 
     Attributes:
         settings: What the workspace was started with.
+        started: The tracking server, which takes longest and was started before all else.
         database: The registry's, the grants' and the endpoints' state.
         files: What the Files API stores, model versions and run artifacts included.
         registry: Unity Catalog registered models and their versions.
@@ -78,6 +80,7 @@ class LocalWorkspace:
     """
 
     settings: Settings
+    started: InitVar[StartedServer | None] = None
     database: Database = field(init=False)
     files: FileStore = field(init=False)
     registry: ModelRegistry = field(init=False)
@@ -92,7 +95,7 @@ class LocalWorkspace:
     tracking: TrackingProcess = field(init=False)
     serving: ServingEndpoints = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, started: StartedServer | None) -> None:
         data_dir = self.settings.data_dir
         self.database = Database(data_dir)
         self.files = FileStore(data_dir)
@@ -105,7 +108,7 @@ class LocalWorkspace:
         self.tokens = ShortTokens()
         self.access = Access(self)
         self.sql = SqlEngine(data_dir, self.settings.catalogs)
-        self.tracking = TrackingProcess(data_dir)
+        self.tracking = TrackingProcess(data_dir, started)
         self.serving = ServingEndpoints(self)
 
     def owner_of_token(self, token: bytes) -> Caller | None:
@@ -130,9 +133,9 @@ class LocalWorkspace:
         self.database.close()
 
 
-def build_app(settings: Settings) -> Starlette:
+def build_app(settings: Settings, started: StartedServer | None = None) -> Starlette:
     """The application of one workspace; its lifespan starts and stops the workspace's parts."""
-    workspace = LocalWorkspace(settings)
+    workspace = LocalWorkspace(settings, started)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from release_pipeline.local_workspace.settings import Settings
+from release_pipeline.local_workspace.tracking_start import start_tracking_server
 
 try:
     import fcntl
@@ -46,11 +47,13 @@ def serve(settings: Settings, *, allow_remote: bool = False) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     listener = _listen(settings.host, settings.port)
     with listener, _exclusive(settings.data_dir):
+        # It takes seconds, and needs nothing of what this process is about to import.
+        tracking = start_tracking_server(settings.data_dir)
         # Imported here: the parts are heavy, and a refused start should not wait for them.
         from release_pipeline.local_workspace.app import build_app
 
         config = uvicorn.Config(
-            build_app(settings),
+            build_app(settings, tracking),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,

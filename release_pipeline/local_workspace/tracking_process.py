@@ -2,14 +2,9 @@
 
 import asyncio
 import io
-import json
 import logging
-import secrets
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +13,8 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 from yarl import URL
 
-from release_pipeline.local_workspace.child_process import inherited
 from release_pipeline.local_workspace.errors import ApiError
-from release_pipeline.local_workspace.tracking_server import KEY_HEADER, TrackingOrder
+from release_pipeline.local_workspace.tracking_start import KEY_HEADER, StartedServer, start_tracking_server
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +34,10 @@ _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(frozen=True)
 class _Server:
-    """A process that listens: where, and what it wants to be shown."""
+    """A process that listens, and where."""
 
-    process: Process
+    started: StartedServer
     address: str
-    key: str = field(repr=False)
-
-    async def ends(self) -> bool:
-        """Whether it ends at once or has ended."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.process.wait(), _END_SECONDS)
-        return self.process.returncode is not None
 
 
 class TrackingProcess:
@@ -59,17 +46,21 @@ class TrackingProcess:
     What it stores costs processor time, 20 ms for a trace, which in the workspace's own process would be taken from the
     requests to served models. It takes seconds to start, which nobody but its own requests waits for. Where it has
     ended the next request starts another.
+
+    Args:
+        data_dir: The workspace's folder.
+        started: A server over that folder that was started already; None: ``start`` does it.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, started: StartedServer | None) -> None:
         self._data_dir = data_dir
-        self._process: Process | None = None
+        self._started = started
         self._starting: asyncio.Task[_Server] | None = None
         self._failed_at = float("-inf")
         self._session: aiohttp.ClientSession | None = None
 
     def start(self) -> None:
-        """Begin to start it; must be called in the event loop that will pass requests on."""
+        """Begin to wait for it; must be called in the event loop that will pass requests on."""
         # As it comes: what is compressed stays so, and cookies are the client's own.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
@@ -78,7 +69,7 @@ class TrackingProcess:
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         )
-        self._starting = asyncio.create_task(self._start())
+        self._starting = asyncio.create_task(self._wait_for(self._started))
 
     async def stop(self) -> None:
         """End it; what it has answered is stored."""
@@ -117,7 +108,7 @@ class TrackingProcess:
             server = await self._running()
             # As it was sent: a path whose dots were resolved would be another than the one that was checked.
             url = URL(server.address + target, encoded=True)
-            own = [*headers, (KEY_HEADER, server.key)]
+            own = [*headers, (KEY_HEADER, server.started.key)]
             try:
                 return await self._session.request(
                     method, url, headers=own, data=io.BytesIO(body) if body else None, allow_redirects=False
@@ -125,7 +116,7 @@ class TrackingProcess:
             except aiohttp.ClientError as error:
                 # aiohttp itself repeats some methods on a connection that broke, so that only these were not sent.
                 unsent = isinstance(error, aiohttp.ClientConnectorError) and method in ("POST", "PATCH")
-                ended = await server.ends()
+                ended = await asyncio.to_thread(server.started.ends_within, _END_SECONDS)
                 if again or not ended or not (unsent or method in _READS):
                     break
         what = "ended during the request" if ended else "did not answer"
@@ -148,28 +139,18 @@ class TrackingProcess:
             ) from None
 
     def _listens(self) -> bool:
-        return self._process is not None and self._process.returncode is None
+        return self._started is not None and not self._started.has_ended()
 
     async def _start(self) -> _Server:
         await self._end()
-        order = TrackingOrder(str(self._data_dir), secrets.token_hex(24))
-        command = ("-P", "-m", "release_pipeline.local_workspace.tracking_server")
+        return await self._wait_for(None)
+
+    async def _wait_for(self, started: StartedServer | None) -> _Server:
+        """The server once it listens; another one is started where none was."""
         try:
-            self._process = process = await asyncio.create_subprocess_exec(
-                # Its own session: an interrupt typed at the server is the server's to handle.
-                *(sys.executable, *command),
-                stdin=PIPE,
-                stdout=PIPE,
-                env=inherited(),
-                start_new_session=True,
-            )
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
-            told = await asyncio.wait_for(process.stdout.readline(), _START_SECONDS)
-            if not told:
-                raise ConnectionResetError(f"it ended with code {await process.wait()} before it listened")
-            return _Server(process, f"http://127.0.0.1:{json.loads(told)['port']}", order.key)
+            self._started = started = started or start_tracking_server(self._data_dir)
+            address = await asyncio.wait_for(asyncio.to_thread(started.address), _START_SECONDS)
+            return _Server(started, address)
         except (OSError, ValueError, TimeoutError) as error:
             logger.error("mlflow's tracking server does not start: %s", error or f"not within {_START_SECONDS} s")
             await self._end()
@@ -177,16 +158,9 @@ class TrackingProcess:
             raise
 
     async def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        started, self._started = self._started, None
+        if started is not None:
+            await asyncio.to_thread(started.end, _STOP_SECONDS)
 
 
 def _unavailable(message: str) -> ApiError:

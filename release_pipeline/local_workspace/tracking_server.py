@@ -11,7 +11,6 @@ import secrets
 import signal
 import socket
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 from typing import Any, Final, cast
@@ -21,25 +20,11 @@ from a2wsgi import WSGIMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from release_pipeline.local_workspace.child_process import die_with_parent, exit_at_end_of, take_standard_input
+from release_pipeline.local_workspace.tracking_start import KEY_HEADER, TrackingOrder
 
-#: What each request must carry; the port is open to every local process.
-KEY_HEADER: Final = "x-tracking-key"
 # The service's own root: clients map it to the Files API.
 _ARTIFACT_ROOT: Final = "dbfs:/databricks/mlflow-tracking"
 _STOP_SECONDS: Final = 5
-
-
-@dataclass(frozen=True)
-class TrackingOrder:
-    """What the process is told to serve.
-
-    Attributes:
-        data_dir: The workspace's folder; the store is its ``mlflow.db``.
-        key: What each request must carry.
-    """
-
-    data_dir: str
-    key: str = field(repr=False)
 
 
 def main() -> None:
