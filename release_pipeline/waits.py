@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS: Final = 2.0
 #: And says again so often that it is still at work, where there is no terminal.
 AGAIN_SECONDS: Final = 10.0
-_META: Final = "release_pipeline.wait"
+_META: Final = __name__
 
 T = TypeVar("T")
 

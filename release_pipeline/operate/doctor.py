@@ -106,6 +106,22 @@ def dagster_instance() -> Iterator[Check]:
     yield Check(name, Outcome.PASSED, str(file))
 
 
+def apart(specs: "Sequence[ReleaseSpec]") -> Iterator[Check]:
+    """Whether no two models of the project have what only one can have."""
+    owners: dict[tuple[str, str], list[str]] = {}
+    for spec in specs:
+        for unique in (
+            ("name", spec.name),
+            ("registered model", spec.model.registered_name),
+            ("endpoint", spec.endpoint_name),
+        ):
+            owners.setdefault(unique, []).append(spec.name)
+    for (what, shared), names in owners.items():
+        if len(names) > 1:
+            sentence = f"{', '.join(names)} have the {what} {shared} in common, and would undo each other's releases"
+            yield Check("models", Outcome.FAILED, f"{sentence}; give each its own.")
+
+
 def connection(workspace: "Workspace") -> Iterator[Check]:
     """Whether the workspace knows who is asking, and runs SQL."""
     from release_pipeline.workspace.permissions import Permissions

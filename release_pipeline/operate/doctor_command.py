@@ -63,6 +63,7 @@ def _checks(models: tuple[str, ...], file: Path | None) -> "Iterator[Check]":
     yield from doctor.dagster_instance()
     for sentence in wrong:
         yield Check("YAML", Outcome.FAILED, sentence)
+    yield from doctor.apart(specs)
     try:
         workspace = connect()
     except (NotConfigured, WorkspaceError) as error:

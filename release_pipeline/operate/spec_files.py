@@ -2,14 +2,16 @@
 
 import importlib.util
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 FILE: Final = "defs.yaml"
-#: Every YAML of a release says this somewhere; a quick look saves reading the others.
-_COMPONENT: Final = "ReleasePipelineComponent"
+#: Every YAML of a release says one of these somewhere, the second also where its type is mistyped; a quick look saves
+#: reading the others.
+_RELEASE: Final = re.compile(r"ReleasePipelineComponent|^type:\s*[\"']?release_pipeline\.", re.MULTILINE)
 #: Folders with very many files and no release of the user's own.
 _NEVER: Final = ("node_modules", "site-packages", "__pycache__")
 #: Environment variable: the module of the code location, as the image sets it, where the project is installed.
@@ -52,7 +54,7 @@ def _releases(folder: Path) -> list[Path]:
 
 def _may_be_one(file: Path) -> bool:
     try:
-        return _COMPONENT in file.read_text(encoding="utf-8", errors="replace")
+        return bool(_RELEASE.search(file.read_text(encoding="utf-8", errors="replace")))
     except OSError:
         return True  # whoever reads it says what is wrong with it
 

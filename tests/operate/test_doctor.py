@@ -81,6 +81,35 @@ def test_without_a_workspace_it_says_so_and_looks_no_further(tmp_path: Path, mon
     assert len(found) == 4
 
 
+def test_a_type_that_is_mistyped_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABRICKS_HOST", "http://127.0.0.1:9")
+    (tmp_path / "defs.yaml").write_text("type: release_pipeline.ReleasePipelineComponnt\nattributes: {name: x}\n")
+    code, found = asked()
+    assert code == 1
+    assert found["YAML"]["sentence"].startswith(f"{tmp_path}/defs.yaml: has 0 releases of type release_pipeline.Rel")
+
+
+def test_two_models_that_would_undo_each_others_releases_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABRICKS_HOST", "http://127.0.0.1:9")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "defs.yaml").write_text(
+            "type: release_pipeline.ReleasePipelineComponent\n"
+            f"attributes: {{name: {name}, model: {{registered_name: main.support.{name}, source: a.py}}, "
+            "endpoint: {name: shared}}\n"
+        )
+    code, found = asked()
+    assert code == 1
+    assert found["models"]["sentence"] == (
+        "one, two have the endpoint shared in common, and would undo each other's releases; give each its own."
+    )
+    assert "models" not in asked("one")[1]
+
+
 @pytest.mark.slow
 def test_a_model_that_is_ready_and_one_whose_inference_table_is_not_there(
     operate: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from dagster.components.testing import create_defs_folder_sandbox
+from dagster.components.testing import DefsFolderSandbox, create_defs_folder_sandbox
 
 from release_pipeline.errors import SpecError
 from release_pipeline.evaluation.scorers import BUILT_IN
@@ -65,21 +65,37 @@ def test_two_parts_that_do_not_go_together_are_told_with_all_others_of_the_kind(
 
 
 @pytest.mark.filterwarnings("ignore:.parse_obj_as. is deprecated")  # Dagster's own
-@pytest.mark.parametrize("first", ["", "type: dagster.DefinitionsComponent\nattributes: {path: other.py}\n---\n"])
-def test_dagster_says_the_same_sentences(first: str, tmp_path: Path) -> None:
-    """The release is the second document of the file, too."""
-    text = first + RIGHT.replace("alpha: 0.05", "alpha: 2")
+def test_dagster_says_the_same_sentences(tmp_path: Path) -> None:
+    """All of them, and also where the release is the second document of its file."""
+    first = "type: dagster.DefinitionsComponent\nattributes: {path: other.py}\n---\n"
     with create_defs_folder_sandbox(project_name="elsewhere") as sandbox:
         folder = sandbox.defs_folder_path / "answers"
         folder.mkdir()
         (folder / "agent.py").touch()
         (folder / "other.py").write_text("")
-        (folder / "defs.yaml").write_text(text)
-        with pytest.raises(Exception, match="loading component answers") as raised, sandbox.build_all_defs():
-            pass
-    line = text.splitlines().index("    alpha: 2") + 1
-    sentence = f"{folder / 'defs.yaml'}:{line}: release answers: field `gate.alpha` (value: 2): must be less than 0.5"
-    assert sentence in _causes(raised.value)
+        for mistake in MISTAKES:
+            said = said_of(changed(mistake), tmp_path).replace(str(tmp_path), str(folder))
+            found = _said_by_dagster(sandbox, changed(mistake))
+            if "is not YAML" in said:  # before any component is asked
+                place, line = said.split(": is not YAML")[0].rsplit(":", 1)
+                assert f'in "{place}", line {line}' in found
+            elif "releases of type" in said:
+                assert "Module `release_pipeline` has no attribute `Component`" in found
+            else:
+                assert said in found, mistake
+        text = first + RIGHT.replace("alpha: 0.05", "alpha: 2")
+        line = text.splitlines().index("    alpha: 2") + 1
+        sentence = (
+            f"{folder / 'defs.yaml'}:{line}: release answers: field `gate.alpha` (value: 2): must be less than 0.5"
+        )
+        assert sentence in _said_by_dagster(sandbox, text)
+
+
+def _said_by_dagster(sandbox: DefsFolderSandbox, text: str) -> str:
+    (sandbox.defs_folder_path / "answers" / "defs.yaml").write_text(text)
+    with pytest.raises(Exception, match=r".") as raised, sandbox.build_all_defs():
+        pass
+    return _causes(raised.value)
 
 
 def _causes(error: BaseException | None) -> str:
