@@ -151,6 +151,23 @@ def test_a_part_imports_only_what_lies_below_it(part: str) -> None:
     assert wrong == []
 
 
+#: The same inside the local workspace: what its folders may import of each other.
+INSIDE = {"sql": set[str](), "state": set[str](), "serving": {"sql", "state"}, "wire": {"sql", "state", "serving"}}
+
+
+@pytest.mark.parametrize("folder", sorted(INSIDE))
+def test_inside_the_local_workspace_the_arrows_run_one_way_too(folder: str) -> None:
+    top = f"{PACKAGE.name}.local_workspace."
+    wrong = [
+        f"{file.relative_to(PROJECT)}:{node.lineno} imports {node.module}"
+        for file in (PACKAGE / "local_workspace" / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(top)
+        if node.module.removeprefix(top).partition(".")[0] in INSIDE.keys() - INSIDE[folder] - {folder}
+    ]
+    assert wrong == []
+
+
 def test_the_arrows_have_no_circle() -> None:
     left = {part: set(below) for part, below in MAY_IMPORT.items()}
     while left:

@@ -12,13 +12,13 @@ import pytest
 import requests
 from databricks.sdk import WorkspaceClient
 
-from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.serving.endpoint import Endpoint
 from release_pipeline.local_workspace.serving.inference_log import InferenceLog, TableLog
 from release_pipeline.local_workspace.serving.metrics import RequestCounters
 from release_pipeline.local_workspace.serving.router import Exchange
 from release_pipeline.local_workspace.settings import Faults, Settings
 from release_pipeline.local_workspace.sql.engine import SqlEngine
+from release_pipeline.local_workspace.state.endpoint_configuration import ServedEntity
 from release_pipeline.local_workspace.state.endpoints import EndpointRecord
 from tests.conftest import RunningWorkspace
 from tests.local_workspace.conftest import create, entity, inference_table, say, traffic, wait_for

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from release_pipeline.local_workspace.access import NAMED_LEVELS
 from release_pipeline.local_workspace.errors import InvalidParameter, NotFound, PermissionDenied
-from release_pipeline.local_workspace.serving.configuration import EndpointConfig, ServedEntity
 from release_pipeline.local_workspace.serving.declared_resources import read_declared
 from release_pipeline.local_workspace.serving.secret_references import resolved
+from release_pipeline.local_workspace.state.endpoint_configuration import EndpointConfig, ServedEntity
 from release_pipeline.local_workspace.state.known_resources import KINDS
+from release_pipeline.local_workspace.state.warehouse import require_warehouse
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
@@ -105,8 +106,6 @@ class Admission:
         return [] if allowed else [f"CAN_QUERY on serving endpoint '{name}'"]
 
     def _warehouse(self, who: str, warehouse_id: str) -> list[str]:
-        from release_pipeline.local_workspace.wire.statements import require_warehouse
-
         require_warehouse(warehouse_id)
         allowed = self._workspace.access.has_warehouse(who, warehouse_id)
         return [] if allowed else [f"CAN_USE on SQL warehouse '{warehouse_id}'"]

@@ -7,7 +7,6 @@ and over how many processes they are spread: one Python process computes one thi
 import asyncio
 from pathlib import Path
 
-from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.serving.entity_logs import EntityLogs
 from release_pipeline.local_workspace.serving.slots import Slots
 from release_pipeline.local_workspace.serving.supervisor import (
@@ -21,6 +20,7 @@ from release_pipeline.local_workspace.serving.supervisor import (
 )
 from release_pipeline.local_workspace.serving.worker_environment import WorkerEnvironment
 from release_pipeline.local_workspace.settings import Settings
+from release_pipeline.local_workspace.state.endpoint_configuration import ServedEntity
 
 DRAIN_SECONDS = 300.0
 """Longest time that requests in flight are waited for before the processes are ended."""

@@ -10,7 +10,6 @@ from typing import Any
 
 from release_pipeline.local_workspace.access import ENDPOINT_LEVELS, EVERYBODY
 from release_pipeline.local_workspace.errors import NotFound
-from release_pipeline.local_workspace.serving.configuration import EndpointConfig, ServedEntity
 from release_pipeline.local_workspace.serving.deployment import Deployment
 from release_pipeline.local_workspace.serving.derived_rows import FEEDBACK
 from release_pipeline.local_workspace.serving.gateway import RateLimits
@@ -18,6 +17,7 @@ from release_pipeline.local_workspace.serving.inference_log import TableLog
 from release_pipeline.local_workspace.serving.metrics import RequestCounters
 from release_pipeline.local_workspace.serving.supervisor import ABORTED, CREATING, FAILED, READY
 from release_pipeline.local_workspace.settings import Faults
+from release_pipeline.local_workspace.state.endpoint_configuration import EndpointConfig, ServedEntity
 from release_pipeline.local_workspace.state.endpoints import UPDATE_FAILED, EndpointRecord
 
 # The service's own words; clients that wait for an endpoint look for them.

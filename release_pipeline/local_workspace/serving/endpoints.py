@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from release_pipeline.local_workspace.caller import caller
 from release_pipeline.local_workspace.errors import AlreadyExists, ApiError, Conflict, InvalidParameter, NotFound
 from release_pipeline.local_workspace.serving.admission import Admission
-from release_pipeline.local_workspace.serving.configuration import NAME, EndpointConfig, parse_config
 from release_pipeline.local_workspace.serving.deployment import Deployment
 from release_pipeline.local_workspace.serving.endpoint import Endpoint
 from release_pipeline.local_workspace.serving.entity_logs import EntityLogs
@@ -25,6 +24,7 @@ from release_pipeline.local_workspace.serving.router import Router
 from release_pipeline.local_workspace.serving.usage import UsageTracking, tracks_usage
 from release_pipeline.local_workspace.serving.warm_processes import WarmProcesses
 from release_pipeline.local_workspace.serving.worker_environment import WorkerEnvironments
+from release_pipeline.local_workspace.state.endpoint_configuration import NAME, EndpointConfig, parse_config
 from release_pipeline.local_workspace.state.endpoints import (
     IN_PROGRESS,
     NOT_UPDATING,

@@ -7,11 +7,11 @@ nobody may change or delete it, and nothing of it is stored.
 import uuid
 from typing import Any, Final
 
-from release_pipeline.local_workspace.serving.configuration import EndpointConfig, ServedEntity
 from release_pipeline.local_workspace.serving.deployment import Deployment
 from release_pipeline.local_workspace.serving.endpoint import Endpoint
 from release_pipeline.local_workspace.serving.worker_environment import WorkerEnvironment
 from release_pipeline.local_workspace.settings import Settings
+from release_pipeline.local_workspace.state.endpoint_configuration import EndpointConfig, ServedEntity
 from release_pipeline.local_workspace.state.endpoints import EndpointRecord
 
 CATALOG: Final = "system"

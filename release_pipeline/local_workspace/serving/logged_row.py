@@ -4,8 +4,8 @@ import hashlib
 import json
 from typing import Any
 
-from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.settings import Faults
+from release_pipeline.local_workspace.state.endpoint_configuration import ServedEntity
 
 
 def is_logged(faults: Faults, request_id: str, status: int) -> bool:

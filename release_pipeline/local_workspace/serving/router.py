@@ -19,7 +19,6 @@ from starlette.types import Receive, Scope, Send
 from release_pipeline.local_workspace.access import Access
 from release_pipeline.local_workspace.caller import caller
 from release_pipeline.local_workspace.errors import NotFound
-from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.serving.derived_rows import FEEDBACK
 from release_pipeline.local_workspace.serving.endpoint import NOT_THERE, Endpoint, feedback_entity
 from release_pipeline.local_workspace.serving.logged_row import is_logged, logged_row
@@ -27,6 +26,7 @@ from release_pipeline.local_workspace.serving.metrics import RequestCounters
 from release_pipeline.local_workspace.serving.supervisor import POLL_SECONDS
 from release_pipeline.local_workspace.serving.turn import Turn
 from release_pipeline.local_workspace.settings import Settings
+from release_pipeline.local_workspace.state.endpoint_configuration import ServedEntity
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping
 
 from release_pipeline.local_workspace.errors import ApiError, InvalidParameter, NotFound
-from release_pipeline.local_workspace.serving.configuration import SECRET_REFERENCE, ServedEntity
+from release_pipeline.local_workspace.state.endpoint_configuration import SECRET_REFERENCE, ServedEntity
 from release_pipeline.local_workspace.state.secrets import SecretStore
 
 

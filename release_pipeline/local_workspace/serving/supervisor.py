@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from release_pipeline.local_workspace.errors import ApiError
-from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.serving.entity_logs import EntityLogs
 from release_pipeline.local_workspace.serving.model_environments import EnvironmentFailed, Interpreter
 from release_pipeline.local_workspace.serving.process_log import ProcessLog
 from release_pipeline.local_workspace.serving.worker_environment import WorkerEnvironment
 from release_pipeline.local_workspace.serving.worker_process import WorkerProcess, may_fork, start_worker
 from release_pipeline.local_workspace.serving.worker_protocol import WorkerOrder, WorkerReport
+from release_pipeline.local_workspace.state.endpoint_configuration import ServedEntity
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from release_pipeline.local_workspace.serving.configuration import EndpointConfig
 from release_pipeline.local_workspace.serving.inference_log import InferenceLog, TableLog
 from release_pipeline.local_workspace.settings import Faults, Settings
 from release_pipeline.local_workspace.sql.engine import SqlEngine
 from release_pipeline.local_workspace.sql.system_tables import USAGE, SystemTables
+from release_pipeline.local_workspace.state.endpoint_configuration import EndpointConfig
 from release_pipeline.local_workspace.state.endpoints import EndpointRecord
 
 # Where a request and an answer carry text, by key; everything else in them is not counted.

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.serving.deployment import Deployment
 from release_pipeline.local_workspace.serving.supervisor import READY
+from release_pipeline.local_workspace.state.endpoint_configuration import ServedEntity
 
 End = Callable[[Deployment], Awaitable[None]]
 

@@ -17,7 +17,6 @@ from typing import Final
 
 from release_pipeline.local_workspace.caller import Caller
 from release_pipeline.local_workspace.child_process import inherited
-from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.serving.declared_resources import Declared, read_declared
 from release_pipeline.local_workspace.serving.model_environments import Interpreter, ModelEnvironments
 from release_pipeline.local_workspace.serving.redaction import Redactor
@@ -25,6 +24,7 @@ from release_pipeline.local_workspace.serving.secret_references import resolved
 from release_pipeline.local_workspace.serving.worker_process import ForkServer
 from release_pipeline.local_workspace.settings import Settings
 from release_pipeline.local_workspace.short_tokens import ShortTokens
+from release_pipeline.local_workspace.state.endpoint_configuration import ServedEntity
 from release_pipeline.local_workspace.state.secrets import SecretStore
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
-from release_pipeline.local_workspace.serving.configuration import ServedEntity
 from release_pipeline.local_workspace.serving.model_environments import Interpreter
+from release_pipeline.local_workspace.state.endpoint_configuration import ServedEntity
 
 #: Variables of an entity's own that nothing reads while it is imported. Others may say how a library starts.
 READ_LATE: Final = frozenset(

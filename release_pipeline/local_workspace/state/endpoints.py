@@ -5,8 +5,8 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from release_pipeline.local_workspace.serving.configuration import EndpointConfig, config_from_json
 from release_pipeline.local_workspace.state.database import Database
+from release_pipeline.local_workspace.state.endpoint_configuration import EndpointConfig, config_from_json
 
 IN_PROGRESS, NOT_UPDATING, UPDATE_FAILED = "IN_PROGRESS", "NOT_UPDATING", "UPDATE_FAILED"
 

@@ -11,9 +11,9 @@ from starlette.routing import Route
 from release_pipeline.local_workspace.access import NAMED_LEVELS, require_owner
 from release_pipeline.local_workspace.errors import InvalidParameter, NotFound
 from release_pipeline.local_workspace.state.principals import SERVICE_PRINCIPAL
+from release_pipeline.local_workspace.state.warehouse import require_warehouse
 from release_pipeline.local_workspace.wire.body import json_object, objects
 from release_pipeline.local_workspace.wire.known_resources import require_known
-from release_pipeline.local_workspace.wire.statements import require_warehouse
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace

@@ -16,12 +16,12 @@ from release_pipeline.local_workspace.caller import current_caller
 from release_pipeline.local_workspace.errors import InvalidParameter, NotFound
 from release_pipeline.local_workspace.sql.names import Session
 from release_pipeline.local_workspace.sql.statements import State, Statement, StatementStore
+from release_pipeline.local_workspace.state.warehouse import WAREHOUSE_ID, require_warehouse
 from release_pipeline.local_workspace.wire.body import json_object, text
 
 if TYPE_CHECKING:
     from release_pipeline.local_workspace.app import LocalWorkspace
 
-WAREHOUSE_ID = "local"
 
 _BASE = "/api/2.0/sql/statements"
 _DEFAULT_WAIT = "10s"
@@ -104,12 +104,6 @@ def routes(workspace: "LocalWorkspace") -> list[Route]:
         Route("/api/2.0/sql/warehouses", list_warehouses),
         Route("/api/2.0/sql/warehouses/{warehouse_id}", get_warehouse),
     ]
-
-
-def require_warehouse(warehouse_id: str) -> None:
-    """Raises NotFound where there is no such SQL warehouse."""
-    if warehouse_id != WAREHOUSE_ID:
-        raise NotFound(f"SQL warehouse {warehouse_id} does not exist; the local workspace has one, '{WAREHOUSE_ID}'.")
 
 
 def _require_inline(body: dict[str, Any]) -> None:
