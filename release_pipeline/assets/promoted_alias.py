@@ -12,7 +12,7 @@ from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.open_move import stopped
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.state import Stage
-from release_pipeline.workspace.links import endpoint_page
+from release_pipeline.workspace.links import endpoint_page, version_page
 
 
 def build(model: ModelContext) -> dg.AssetsDefinition:
@@ -45,6 +45,7 @@ def build(model: ModelContext) -> dg.AssetsDefinition:
                 endpoint_url=endpoint_page(parts.workspace, spec.endpoint_name),
                 now=state,
                 live_version=live,
+                live_url=version_page(parts.workspace, spec.model.registered_name, live) if live else None,
                 alias=spec.promotion.alias,
                 routes=dict(endpoint.routes) if endpoint else {},
             )

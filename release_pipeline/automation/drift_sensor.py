@@ -19,6 +19,8 @@ from release_pipeline.rollout.mending import DriftLook, look_for_drift
 from release_pipeline.rollout.parts import connect_parts
 from release_pipeline.rollout.state import ReleaseState
 from release_pipeline.spec import ReleaseSpec
+from release_pipeline.workspace.client import Workspace
+from release_pipeline.workspace.links import endpoint_page, version_page
 from release_pipeline.workspace.sql.warehouse import within
 
 TICK_SECONDS = 300
@@ -57,7 +59,7 @@ def build_drift_sensor(model: ModelContext, mend_job: dg.JobDefinition) -> dg.Se
         told = [finding.sentence for finding in seen.findings]
         sentence = " ".join(told) or "endpoint and alias are what the ledger says"
         ensure_partitions(context.instance, model, [state.release] if state is not None else [])
-        events, cursor = _news(model, seen, context.cursor)
+        events, cursor = _news(model, parts.workspace, seen, context.cursor)
         if state is None or not _mends(spec, seen, state):
             return dg.SensorResult(skip_reason=sentence, asset_events=events, cursor=cursor)
         context.log.warning(sentence)
@@ -71,14 +73,21 @@ def _mends(spec: ReleaseSpec, seen: DriftLook, state: ReleaseState) -> bool:
     return spec.automation.mend_drift and state.paused is None and any(finding.mends for finding in seen.findings)
 
 
-def _news(model: ModelContext, seen: DriftLook, cursor: str | None) -> tuple[list[Any], str]:
+def _news(model: ModelContext, workspace: Workspace, seen: DriftLook, cursor: str | None) -> tuple[list[Any], str]:
     """What is another than it was told last, which is all that the cursor says: the check's outcome, what is live.
 
     A promotion or a rollback from the command line has no run that could tell Dagster what is live.
     """
     told, _, live_told = (cursor or "").partition(" ")
     events, key = list[Any](), model.key("promoted_alias")
-    metadata = live_metadata(seen.alias, model.spec.promotion.alias, seen.endpoint.routes if seen.endpoint else {})
+    spec = model.spec
+    metadata = live_metadata(
+        seen.alias,
+        spec.promotion.alias,
+        seen.endpoint.routes if seen.endpoint else {},
+        endpoint_url=endpoint_page(workspace, spec.endpoint_name),
+        live_url=version_page(workspace, spec.model.registered_name, seen.alias) if seen.alias else None,
+    )
     findings, live = _digest("\n".join(each.sentence for each in seen.findings)), _digest(repr(metadata))
     if findings != told:
         events.append(dg.AssetCheckEvaluation(asset_key=key, check_name=CHECK, **drift_fields(seen)))

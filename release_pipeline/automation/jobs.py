@@ -22,7 +22,7 @@ from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.open_move import stopped
 from release_pipeline.rollout.parts import Parts
 from release_pipeline.rollout.rollback_time import seconds_to_zero_traffic
-from release_pipeline.workspace.links import endpoint_page
+from release_pipeline.workspace.links import endpoint_page, version_page
 
 ENDPOINT_TAG = "release_pipeline/endpoint"
 ACTION_TAG = "release_pipeline/action"
@@ -141,13 +141,20 @@ def _seen(parts: Parts, release: str, context: dg.OpExecutionContext) -> Observe
 
 def tell_live_version(model: ModelContext, parts: Parts, release: str, context: dg.OpExecutionContext) -> None:
     """Which version is live, on the asset that says so, after other acts than a promotion; in the way of nothing."""
-    alias = model.spec.promotion.alias
+    spec, workspace = model.spec, parts.workspace
+    alias = spec.promotion.alias
     try:
         live, endpoint = parts.registry.version_of_alias(alias), parts.endpoint.read()
     except WorkspaceError as error:
         context.log.warning(f"which version is live now is not known: {error}")
         return
-    metadata = live_metadata(live, alias, endpoint.routes if endpoint else {})
+    metadata = live_metadata(
+        live,
+        alias,
+        endpoint.routes if endpoint else {},
+        endpoint_url=endpoint_page(workspace, spec.endpoint_name),
+        live_url=version_page(workspace, spec.model.registered_name, live) if live else None,
+    )
     context.log_event(dg.AssetObservation(model.key("promoted_alias"), partition=release, metadata=metadata))
 
 

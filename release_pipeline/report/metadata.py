@@ -47,6 +47,7 @@ def promotion_metadata(
     endpoint_url: str,
     now: ReleaseState | None,
     live_version: str | None,
+    live_url: str | None,
     alias: str,
     routes: dict[str, int],
 ) -> dict[str, Any]:
@@ -57,21 +58,26 @@ def promotion_metadata(
         endpoint_url: The endpoint's page.
         now: Where the release stands after the promotion.
         live_version: The version behind the alias, as read back.
+        live_url: The page of that version.
         alias: The alias.
         routes: Traffic percent per served entity, as read back.
     """
     return {
-        **live_metadata(live_version, alias, routes),
+        **live_metadata(live_version, alias, routes, endpoint_url=endpoint_url, live_url=live_url),
         **_story(observed, now or observed.release, endpoint_url),
     }
 
 
-def live_metadata(live_version: str | None, alias: str, routes: Mapping[str, int]) -> dict[str, str]:
+def live_metadata(
+    live_version: str | None, alias: str, routes: Mapping[str, int], *, endpoint_url: str, live_url: str | None
+) -> dict[str, Any]:
     """Which version is live, first of all that is shown of a promotion; arguments as of :func:`promotion_metadata`."""
     return {
         "live_version": live_version or "none",
+        **({"live_model": dg.MetadataValue.url(live_url)} if live_url else {}),
         "alias": alias,
         "routes": ", ".join(f"{name} {share} %" for name, share in routes.items()),
+        "endpoint": dg.MetadataValue.url(endpoint_url),
     }
 
 

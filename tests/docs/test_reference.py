@@ -121,7 +121,13 @@ def reported_keys() -> set[str]:
     )
     canary = canary_metadata(seen, endpoint_url="http://127.0.0.1/")
     promotion = promotion_metadata(
-        seen, endpoint_url="http://127.0.0.1/", now=release, live_version="2", alias="champion", routes={"two": 100}
+        seen,
+        endpoint_url="http://127.0.0.1/",
+        now=release,
+        live_version="2",
+        live_url="http://127.0.0.1/2",
+        alias="champion",
+        routes={"two": 100},
     )
     return canary.keys() | promotion.keys()
 

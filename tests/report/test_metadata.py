@@ -178,6 +178,7 @@ def test_a_promotion_names_the_version_that_was_read_back_from_the_alias() -> No
         endpoint_url=URL,
         now=now,
         live_version="9",
+        live_url=f"{URL}/9",
         alias="champion",
         routes={"answers-8": 0, "answers-9": 100},
     )
