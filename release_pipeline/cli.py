@@ -2,17 +2,14 @@
 
 import json
 import sys
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from release_pipeline.demo.commands import DATA, demo, dev
 from release_pipeline.exit_codes import mistakes_are_sentences
 from release_pipeline.operate.app_snippet_command import app_snippet
-from release_pipeline.operate.completion import complete_model
 from release_pipeline.operate.doctor_command import doctor
 from release_pipeline.operate.history_command import history
 from release_pipeline.operate.logs_command import logs
@@ -21,12 +18,10 @@ from release_pipeline.operate.pause_commands import pause, unpause
 from release_pipeline.operate.plan_command import plan
 from release_pipeline.operate.preflight_command import preflight
 from release_pipeline.operate.release_commands import approve, promote, rollback, withdraw
+from release_pipeline.operate.start_command import start
 from release_pipeline.operate.status_command import status
 from release_pipeline.power_command import power
 from release_pipeline.replay_log.command import replay
-from release_pipeline.waits import waiting
-
-DATA = ".data"
 
 #: In what order, and under which headings, `release-pipeline --help` names the commands.
 SECTIONS = {
@@ -59,17 +54,6 @@ class _InSections(click.Group):
                 formatter.write_dl(
                     [(name.ljust(width), self.commands[name].get_short_help_str(limit)) for name in names]
                 )
-
-
-def _stop_on_signals() -> None:
-    """SIGTERM stops as Ctrl-C does, and both do in the background of a script, where SIGINT is ignored."""
-    import signal
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
 
 
 @click.group(cls=_InSections, context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,6 +99,7 @@ main.help = _examples_as_written(main.help)
 @click.option("--logged-environments", is_flag=True,
               help="Run each model with the requirements that it was logged with, built by uv.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--json", "as_json", is_flag=True, help="Say in JSON where it is.")
 @click.option("--allow-remote-clients", is_flag=True, help="Allow a --host that is not loopback.")
 @mistakes_are_sentences()
 def workspace(
@@ -125,6 +110,7 @@ def workspace(
     allow_remote_clients: bool,
     processes_per_entity: int,
     logged_environments: bool,
+    as_json: bool,
     **behaviour: Any,
 ) -> None:
     r"""Serve a local Databricks workspace on loopback.
@@ -162,160 +148,18 @@ def workspace(
             processes_per_entity=processes_per_entity,
             logged_environments=logged_environments,
         )
-        click.echo(f"local workspace on {settings.url}, token in {token_file}; stop it with Ctrl-C")
+        told = f"local workspace on {settings.url}, token in {token_file}; stop it with Ctrl-C"
+        click.echo(json.dumps({"host": settings.url, "token_file": str(token_file.resolve())}) if as_json else told)
         serve(settings, allow_remote=allow_remote_clients)
     except CannotServe as error:
         click.echo(f"release-pipeline workspace: {error}", err=True)
         sys.exit(2)
 
 
-_PORT = click.IntRange(1, 65535)
-_ports = [
-    click.option("--ui-port", type=_PORT, default=3000, show_default=True, help="Port of Dagster's UI."),
-    click.option("--workspace-port", type=_PORT, default=5005, show_default=True, help="Port of the local workspace."),
-]
-
-
-def _with_ports(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_ports):
-        command = option(command)
-    return command
-
-
-@main.command()
-@_with_ports
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=Path(DATA, "dev"), show_default=True,
-              help="Folder for everything that is written; .data/demo shows what the demo did.")  # fmt: skip
-@mistakes_are_sentences()
-def dev(ui_port: int, workspace_port: int, data: Path) -> None:
-    r"""Start the local workspace and Dagster, and stay until Ctrl-C.
-
-    \b
-        release-pipeline dev
-        release-pipeline dev --ui-port 3001 --data .data/demo
-
-    Exit codes: 0 it was stopped; 1 one of the two ended, or did not answer; 2 a mistake in what was asked, or a port
-    that is taken.
-    """
-    from release_pipeline.demo.stack import Stack
-
-    _stop_on_signals()
-    stack = Stack(Path.cwd(), data.resolve(), ui_port, workspace_port, echo=True)
-    try:
-        with waiting("until both answer", bar=False):
-            stack.start(click.echo)
-        click.echo(
-            f"\nDagster's UI: {stack.ui_url}\nlocal workspace: DATABRICKS_HOST={stack.host} "
-            f"DATABRICKS_TOKEN=$(cat {stack.token_file})\n"
-            "start a release: release-pipeline start python_docs_agent, or Materialize in the UI; Ctrl-C stops both\n"
-        )
-        while True:
-            stack.check()
-            time.sleep(1)
-    except KeyboardInterrupt:
-        click.echo("stopping")
-    finally:
-        stack.stop()
-
-
-@main.command()
-@_with_ports
-@click.option("--keep", is_flag=True, help="Keep Dagster and the local workspace running at the end, until Ctrl-C.")
-@mistakes_are_sentences()
-def demo(ui_port: int, workspace_port: int, keep: bool) -> None:
-    r"""Tell the whole story on this machine: a good release is promoted, a bad one is rolled back.
-
-    \b
-        release-pipeline demo
-        release-pipeline demo --keep
-
-    Exit codes: 0 it went as told; 1 it did not, or was stopped; 2 a mistake in what was asked, or a port that is taken.
-    """
-    import shutil
-
-    from rich.console import Console
-
-    from release_pipeline.demo import summary
-    from release_pipeline.demo.stack import Stack
-    from release_pipeline.demo.story import Story
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        console.print(f"[cyan]{time.monotonic() - began:6.1f} s[/]  {line}", highlight=False)
-
-    data = Path(DATA, "demo").resolve()
-    shutil.rmtree(data, ignore_errors=True)
-    _stop_on_signals()
-    stack = Stack(Path.cwd(), data, ui_port, workspace_port)
-    wrong = ["stopped before its end"]
-    try:
-        with waiting("until both answer", bar=False):
-            stack.start(say)
-        story = Story(stack, say)
-        ended = story.run()
-        answers, entries = story.answers(), story.parts.ledger.read()
-        console.print(summary.release_table(ended, answers, entries), summary.ledger_table(entries))
-        wrong = summary.problems(ended, answers, story.parts, story.spec)
-        say(f"{len(answers)} questions were asked; the demo took {time.monotonic() - began:.0f} s")
-        for line in wrong:
-            say(f"[red]{line}[/]")
-        if keep:
-            say(f"Dagster's UI stays on {stack.ui_url}; Ctrl-C stops it")
-            while True:
-                stack.check()
-                time.sleep(1)
-        say(
-            f"[green]alias, endpoint and ledger agree[/]; see it in the UI with: make dev DATA={DATA}/demo"
-            if not wrong
-            else "failed"
-        )
-    except KeyboardInterrupt:
-        say("stopped")
-    finally:
-        stack.stop()
-    if wrong:
-        sys.exit(1)
-
-
-@main.command()
-@click.argument("model", shell_complete=complete_model)
-@click.option("--source", default="", help="Another Python file beside the YAML, for this release only.")
-@click.option("--config", default="", help="Another configuration file beside the YAML, for this release only.")
-@click.option("--force", is_flag=True, help="Release although the same content was rejected before.")
-@click.option("--dagster", "dagster_url", default="http://127.0.0.1:3000", show_default=True, help="Dagster's address.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
-@mistakes_are_sentences()
-def start(model: str, source: str, config: str, force: bool, dagster_url: str, as_json: bool) -> None:
-    r"""Start a release of MODEL in a running Dagster.
-
-    \b
-        release-pipeline start my_agent
-        release-pipeline start my_agent --json
-        release-pipeline start my_agent --config candidate.yaml --dagster http://127.0.0.1:3001
-
-    Exit codes: 0 it has begun, and its run decides how it ends; 1 Dagster did not answer, has no such model, or
-    refused; 2 a mistake in what was asked.
-    """
-    if not dagster_url.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{dagster_url} is no address; write http://host:port.", param_hint="--dagster")
-    from release_pipeline.demo.dagster_api import DagsterApi
-
-    release = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    run_config = {"ops": {f"{model}__logged_model": {"config": {"source": source, "config": config, "force": force}}}}
-    with waiting(f"until Dagster at {dagster_url} has started the run"):
-        run_id = DagsterApi(dagster_url.rstrip("/")).start_release(model, release, run_config)
-    url = f"{dagster_url.rstrip('/')}/runs/{run_id}"
-    if as_json:
-        click.echo(json.dumps({"model": model, "release": release, "run": run_id, "url": url}, indent=2))
-    else:
-        click.echo(f"release {release} of {model} started: {url}")
-
-
-main.add_command(replay)
-main.add_command(power)
-for operator in (
+for command in (
+    dev,
+    demo,
+    start,
     doctor,
     status,
     history,
@@ -328,10 +172,12 @@ for operator in (
     withdraw,
     pause,
     unpause,
+    preflight,
+    plan,
+    power,
+    replay,
 ):
-    main.add_command(operator)
-main.add_command(preflight)
-main.add_command(plan)
+    main.add_command(command)
 
 
 if __name__ == "__main__":

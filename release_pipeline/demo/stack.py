@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 from release_pipeline.errors import NotConfigured, WorkspaceUnreachable
 from release_pipeline.operate.doctor import SETTINGS
+from release_pipeline.operate.spec_files import is_dagster_project
 
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
@@ -32,6 +33,7 @@ class Stack:
         ui_port: Port of Dagster's UI, on loopback.
         workspace_port: Port of the local workspace, on loopback.
         echo: Whether Dagster's own log goes to the terminal instead of a file.
+        module: The code location where the folder has none of its own; empty: it must have one.
     """
 
     project: Path
@@ -39,6 +41,7 @@ class Stack:
     ui_port: int
     workspace_port: int
     echo: bool = False
+    module: str = ""
     _processes: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
 
     @property
@@ -63,8 +66,7 @@ class Stack:
             NotConfigured: The folder is not a project, or a port is taken.
             WorkspaceUnreachable: A process ended or did not answer in time.
         """
-        if not (self.project / "workspace.yaml").exists():
-            raise NotConfigured(f"{self.project} has no workspace.yaml; run this in the project's folder.")
+        dagster = self._dagster()
         for port, option in ((self.ui_port, "--ui-port"), (self.workspace_port, "--workspace-port")):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -102,13 +104,29 @@ class Stack:
         say(f"starting Dagster on {self.ui_url}")
         self._run(
             "dagster",
-            [
-                *(str(tools / "dagster"), "dev", "-w", str(self.project / "workspace.yaml")),
-                *("--host", "127.0.0.1", "--port", str(self.ui_port)),
-            ],
+            [str(tools / dagster[0]), *dagster[1:], "--host", "127.0.0.1", "--port", str(self.ui_port)],
         )
         self._wait(f"{self.host}/.well-known/databricks-config")
         self._wait(f"{self.ui_url}/server_info")
+
+    def _dagster(self) -> list[str]:
+        """The command that starts Dagster over the folder's code location.
+
+        Raises:
+            NotConfigured: There is none.
+        """
+        if (self.project / "workspace.yaml").exists():
+            return ["dagster", "dev", "-w", str(self.project / "workspace.yaml")]
+        if self.module:
+            return ["dagster", "dev", "-m", self.module]
+        if not is_dagster_project(self.project):
+            raise NotConfigured(
+                f"{self.project} has no workspace.yaml and is no project of create-dagster; run this in the project's "
+                "folder."
+            )
+        if not (Path(sys.prefix) / "bin" / "dg").exists():
+            raise NotConfigured("Dagster's command dg is not installed here; install dagster-dg-cli.")
+        return ["dg", "dev"]
 
     def check(self) -> None:
         """Raise where a process has ended.

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import yaml
 
-from release_pipeline.demo.dagster_api import DagsterApi
 from release_pipeline.demo.load import Answer, read_log
 from release_pipeline.demo.stack import Stack
 from release_pipeline.errors import ReleasePipelineError
+from release_pipeline.operate.dagster_api import DagsterApi
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.rollout.state import ReleaseState, Stage

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from rich.table import Table
 
@@ -77,6 +78,27 @@ def release_table(story: Sequence[Ended], answers: Sequence[Answer], entries: Se
             users,
         )
     return table
+
+
+def story_dict(
+    story: Sequence[Ended], answers: Sequence[Answer], entries: Sequence[Entry], wrong: Sequence[str]
+) -> dict[str, Any]:
+    """The end for machines: each release, what users saw of it, and what is not as it must be."""
+    releases = []
+    for ended in story:
+        state, seen = ended.observed.release, impact(ended, answers, entries)
+        releases.append(
+            {
+                "release": ended.release,
+                "version": state.challenger_version,
+                "stage": state.stage.value,
+                "seconds": round(ended.seconds, 1),
+                "answers": seen.answered,
+                "bad_answers": seen.bad,
+                "seconds_from_first_bad_answer_to_zero_traffic": seen.first_bad_to_zero,
+            }
+        )
+    return {"releases": releases, "answers": len(answers), "wrong": list(wrong)}
 
 
 def ledger_table(entries: Sequence[Entry]) -> Table:

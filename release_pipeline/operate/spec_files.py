@@ -30,16 +30,27 @@ def project_folder() -> Path:
     return Path(places[0]) if places else _definitions(Path.cwd()) or Path.cwd()
 
 
-def _definitions(folder: Path) -> Path | None:
-    """The folder of a Dagster project's definitions, None where this is no such project."""
+def is_dagster_project(folder: Path) -> bool:
+    """Whether Dagster's ``dg`` finds definitions there."""
+    return _defs_module(folder) is not None
+
+
+def _defs_module(folder: Path) -> str | None:
     try:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"]["project"]
-        module = project.get("defs_module") or f"{project['root_module']}.defs"
+        return str(project.get("defs_module") or f"{project['root_module']}.defs")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # Dagster says what is wrong with such a file
+
+
+def _definitions(folder: Path) -> Path | None:
+    """The folder of a Dagster project's definitions, None where this is no such project."""
+    module = _defs_module(folder)
+    if module is None:
+        return None
     # As Dagster looks: in `src`, where there is one.
     source = folder / "src" if (folder / "src").is_dir() else folder
-    found = source.joinpath(*str(module).split("."))
+    found = source.joinpath(*module.split("."))
     return found if found.is_dir() else None
 
 

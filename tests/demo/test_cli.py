@@ -28,21 +28,21 @@ def test_an_address_that_is_not_loopback_is_refused_unless_asked_for_by_name(tmp
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("command", ["demo", "dev"])
-def test_a_folder_that_is_no_project_is_a_sentence(command: str, tmp_path: Path) -> None:
-    ended = run(command, cwd=tmp_path)
+def test_a_folder_that_is_no_project_is_a_sentence(tmp_path: Path) -> None:
+    ended = run("dev", cwd=tmp_path)
     assert ended.returncode == 2
-    assert "has no workspace.yaml" in ended.stderr
+    assert "has no workspace.yaml and is no project of create-dagster" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["demo", "dev"])
+def test_a_taken_port_is_a_sentence(command: str, tmp_path: Path) -> None:
     project_copy(tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ended = run("dev", "--ui-port", str(port), cwd=tmp_path)
+        ended = run(command, "--ui-port", str(port), cwd=tmp_path)
     assert ended.returncode == 2
     assert f"port {port} is taken" in ended.stderr
     assert "--ui-port" in ended.stderr

@@ -56,6 +56,11 @@ def test_help_has_an_example_and_the_exit_codes(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", BY_NAME)
+def test_every_command_can_answer_in_json(command: str) -> None:
+    assert "--json" in {option for each in main.commands[command].params for option in each.opts}
+
+
+@pytest.mark.parametrize("command", BY_NAME)
 def test_examples_have_options_that_there_are(command: str) -> None:
     known = {option for each in main.commands[command].params for option in each.opts}
     for line in help_of(command).splitlines():

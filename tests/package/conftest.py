@@ -37,8 +37,8 @@ class Environment:
     folder: Path
     variables: dict[str, str]
 
-    def run(self, *command: str, cwd: Path, fails: bool = False) -> str:
-        """What a command prints; it must end well, or badly where ``fails`` says so."""
+    def run(self, *command: str, cwd: Path, fails: bool = False, errors: bool = True) -> str:
+        """What a command prints, with or without its errors; it must end well, or badly where ``fails`` says so."""
         done = subprocess.run(
             [str(self.folder / "bin" / command[0]), *command[1:]],
             cwd=cwd,
@@ -50,7 +50,7 @@ class Environment:
         )
         printed = done.stdout + done.stderr
         assert (done.returncode != 0) == fails, f"{command} ended with {done.returncode}:\n{printed}"
-        return printed
+        return printed if errors else done.stdout
 
     def install(self, *packages: str) -> None:
         """Install packages and what they need, at the lock's versions."""

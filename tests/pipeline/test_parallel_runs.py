@@ -18,8 +18,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from release_pipeline.demo.dagster_api import DagsterApi
 from release_pipeline.errors import WorkspaceUnreachable
+from release_pipeline.operate.dagster_api import DagsterApi
 from release_pipeline.rollout.ledger import Action, Entry, Phase
 from release_pipeline.rollout.state import Stage, current_release, queued
 from release_pipeline.spec import parse_spec
