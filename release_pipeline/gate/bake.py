@@ -136,16 +136,10 @@ def _watch(
         noninferiority_limit=good_limit,
         margin=None,
         bound=ceiling,
-        state=_state(harm_e, harm_limit, good_e, good_limit),
+        state=MetricState.of(harm_e, harm_limit, good_e, good_limit),
         requests_left=None,
     )
     return _Watched(verdict, metric, rows, waiting, ceiling, believed, champion, ramp.champion_n)
-
-
-def _state(harm_e: float, harm_limit: float, good_e: float, good_limit: float) -> MetricState:
-    if harm_e >= harm_limit:
-        return MetricState.WORSE
-    return MetricState.NOT_WORSE if good_e >= good_limit else MetricState.UNDECIDED
 
 
 def _ceiling(metric: Metric, champion: Champion | None, allowed: float) -> float | None:

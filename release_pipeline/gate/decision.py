@@ -213,7 +213,7 @@ def _verdict_of(
         noninferiority_limit=good_limit,
         margin=margin,
         bound=bound,
-        state=_state(harm_e, harm_limit, good_e, good_limit),
+        state=MetricState.of(harm_e, harm_limit, good_e, good_limit),
         requests_left=left or None,
     )
 
@@ -222,12 +222,6 @@ def _expected_rate(counts: Counts, level: float) -> float:
     """The rate that an arm is expected to show from now on: its own, drawn towards the frozen level."""
     rows, bad = _sums(counts)
     return (bad + _LEVEL_ROWS * level) / (rows + _LEVEL_ROWS)
-
-
-def _state(harm_e: float, harm_limit: float, good_e: float, good_limit: float) -> MetricState:
-    if harm_e >= harm_limit:
-        return MetricState.WORSE
-    return MetricState.NOT_WORSE if good_e >= good_limit else MetricState.UNDECIDED
 
 
 def _sums(counts: Counts) -> tuple[int, float]:

@@ -62,6 +62,13 @@ class MetricState(StrEnum):
     NOT_WORSE = "not worse"
     UNDECIDED = "undecided"
 
+    @classmethod
+    def of(cls, harm_e: float, harm_limit: float, good_e: float, good_limit: float) -> "MetricState":
+        """What two e-values say against their limits; harm outweighs."""
+        if harm_e >= harm_limit:
+            return cls.WORSE
+        return cls.NOT_WORSE if good_e >= good_limit else cls.UNDECIDED
+
 
 @dataclass(frozen=True, slots=True)
 class Frozen:

@@ -35,13 +35,13 @@ class ShortTokens:
         now = time.monotonic()
         with self._lock:
             self._tokens = {digest: each for digest, each in self._tokens.items() if each[2] > now}
-            self._tokens[_digest(token.encode())] = (holder, who, now + seconds)
+            self._tokens[token_digest(token.encode())] = (holder, who, now + seconds)
         return token
 
     def of(self, token: bytes) -> Caller | None:
         """Whom a token stands for; None for one that is unknown, over, revoked or suspended."""
         # Looked up by its digest: how long that takes tells nothing of the token.
-        holder, who, end = self._tokens.get(_digest(token), ("", None, 0.0))
+        holder, who, end = self._tokens.get(token_digest(token), ("", None, 0.0))
         return who if end > time.monotonic() and holder not in self._suspended else None
 
     def suspend(self, holder: str) -> None:
@@ -61,5 +61,6 @@ class ShortTokens:
             self._suspended.discard(holder)
 
 
-def _digest(token: bytes) -> str:
+def token_digest(token: bytes) -> str:
+    """What a token is looked up by: how long that takes tells nothing of the token."""
     return hashlib.sha256(token).hexdigest()

@@ -20,6 +20,7 @@ from release_pipeline.assets.canary_traffic import take_step
 from release_pipeline.assets.deployed_endpoint import send_tracers, served_entity
 from release_pipeline.assets.promoted_alias import promote
 from release_pipeline.automation.next_run import resume_run
+from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.parts import Parts, connect_parts
 from release_pipeline.rollout.state import ReleaseState
 from release_pipeline.spec import ReleaseSpec, parse_spec
@@ -309,3 +310,10 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.join()
     return results
+
+
+def look(model: Model, release: str, *, ingest: bool = True) -> Observed:
+    """What the sensor would see of a release that has begun."""
+    observed = model.parts().observer.look(release, ingest=ingest)
+    assert observed is not None
+    return observed

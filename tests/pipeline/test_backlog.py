@@ -22,7 +22,7 @@ from release_pipeline.workspace.sql.warehouse import Row, Value, Warehouse
 from release_pipeline.workspace.tracer import tracer_id
 from release_pipeline.workspace.tracer_rows import Shown, together
 from tests.conftest import RunningWorkspace
-from tests.pipeline.conftest import Model
+from tests.pipeline.conftest import Model, look
 from tests.pipeline.payload_tables import Logged, create, insert, moment, warehouse
 
 pytestmark = pytest.mark.slow
@@ -46,12 +46,6 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     with monkeypatch.context() as patch:
         patch.setattr(Warehouse, "execute", execute)
         yield patch
-
-
-def look(model: Model, release: str) -> Observed:
-    observed = model.parts().observer.look(release)
-    assert observed is not None
-    return observed
 
 
 def rows_of(observed: Observed) -> int:

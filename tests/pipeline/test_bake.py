@@ -14,23 +14,16 @@ from release_pipeline.build import build_release
 from release_pipeline.gate.verdict import Action, GoReason, HoldReason, Verdict
 from release_pipeline.rollout.ledger import Action as Act
 from release_pipeline.rollout.ledger import Entry, Phase
-from release_pipeline.rollout.observer import Observed
 from release_pipeline.rollout.state import ReleaseState, Stage
 from release_pipeline.spec import ReleaseSpec
 from release_pipeline.spec_rollout import PromotionPart
 from tests.pipeline.checkpoint import World
-from tests.pipeline.conftest import MODELS, Model, eventually
+from tests.pipeline.conftest import MODELS, Model, eventually, look
 from tests.pipeline.test_sensor import ask_until, request, sentence, tick
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TOLERANT = {"name": "errors", "kind": "errors", "margin": 0.3}
 SCALE = "scale_to_zero_enabled"
-
-
-def look(model: Model, release: str) -> Observed:
-    observed = model.parts().observer.look(release)
-    assert observed is not None
-    return observed
 
 
 def ask(model: Model, count: int, text: str = "hello") -> None:

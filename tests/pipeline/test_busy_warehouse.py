@@ -6,18 +6,11 @@ import pytest
 
 from release_pipeline.errors import OutOfTime, StatementFailed
 from release_pipeline.gate.verdict import Action, HoldReason
-from release_pipeline.rollout.observer import Observed
 from release_pipeline.workspace.inference_table import InferenceTable
-from tests.pipeline.conftest import Model
+from tests.pipeline.conftest import Model, look
 
 ERRORS = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3}
 GATE = {"bucket_seconds": 1, "min_block_rows": 5, "metrics": [ERRORS]}
-
-
-def look(model: Model, release: str) -> Observed:
-    observed = model.parts().observer.look(release)
-    assert observed is not None
-    return observed
 
 
 def ask(model: Model, count: int, text: str = "hello") -> None:

@@ -10,16 +10,10 @@ from release_pipeline.gate.verdict import Action, HoldReason
 from release_pipeline.rollout.observed_notes import UNCHECKED
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.workspace.endpoint import Endpoint
-from tests.pipeline.conftest import Model, eventually
+from tests.pipeline.conftest import Model, eventually, look
 
 TOLERANT = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3}
 GATE = {"bucket_seconds": 1, "min_block_rows": 5, "metrics": [TOLERANT]}
-
-
-def look(model: Model, release: str) -> Observed:
-    observed = model.parts().observer.look(release)
-    assert observed is not None
-    return observed
 
 
 def ask_and_look(model: Model, release: str, count: int = 4) -> Observed:

@@ -8,13 +8,12 @@ import pytest
 from release_pipeline.errors import OutOfTime, StatementFailed
 from release_pipeline.gate.verdict import Action, HoldReason
 from release_pipeline.rollout.evidence_fold import so_far
-from release_pipeline.rollout.observer import Observed
 from release_pipeline.workspace.endpoint import Endpoint
 from release_pipeline.workspace.endpoint_counters import Counters, MetricsPage
 from release_pipeline.workspace.evidence_table import EvidenceRow
 from release_pipeline.workspace.inference_table import InferenceTable
 from release_pipeline.workspace.sql.warehouse import _DEADLINE, Row, Value, Warehouse, within
-from tests.pipeline.conftest import Model, eventually
+from tests.pipeline.conftest import Model, eventually, look
 
 pytestmark = pytest.mark.slow
 
@@ -33,12 +32,6 @@ def in_ramp(model: Model) -> str:
     model.deploy(release := model.release(), model.register("second"))
     model.step(release)
     return release
-
-
-def look(model: Model, release: str) -> Observed:
-    observed = model.parts().observer.look(release)
-    assert observed is not None
-    return observed
 
 
 def ask(model: Model, count: int) -> None:

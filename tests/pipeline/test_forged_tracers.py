@@ -18,7 +18,7 @@ from release_pipeline.workspace.inference_table import Delta, InferenceTable, Me
 from release_pipeline.workspace.tracer import PREFIX, send_tracer, tracer_id
 from release_pipeline.workspace.tracer_rows import times_around
 from tests.conftest import RunningWorkspace
-from tests.pipeline.conftest import Model, eventually
+from tests.pipeline.conftest import Model, eventually, look
 from tests.pipeline.payload_tables import Logged, create, insert, moment, warehouse
 from tests.pipeline.tracing import trace
 
@@ -34,12 +34,6 @@ ROWS = (
     Logged("empty", 5, 200, entity="a", client=PREFIX),
     Logged("user", 6, 200, entity="b", client="mine"),
 )
-
-
-def look(model: Model, release: str) -> Observed:
-    observed = model.parts().observer.look(release)
-    assert observed is not None
-    return observed
 
 
 def failing(*args: object) -> None:

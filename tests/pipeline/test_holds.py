@@ -10,7 +10,7 @@ from release_pipeline.rollout.evidence_fold import so_far
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.workspace.endpoint import Endpoint
 from release_pipeline.workspace.endpoint_counters import Counters, MetricsPage
-from tests.pipeline.conftest import Model, eventually
+from tests.pipeline.conftest import Model, eventually, look
 
 pytestmark = pytest.mark.slow
 
@@ -28,12 +28,6 @@ def in_ramp(model: Model, config: str) -> str:
     model.step(release)
     look(model, release)  # as the run that takes the step does
     return release
-
-
-def look(model: Model, release: str) -> Observed:
-    observed = model.parts().observer.look(release)
-    assert observed is not None
-    return observed
 
 
 def ask_and_look(model: Model, release: str, count: int, text: str = "hello") -> Observed:

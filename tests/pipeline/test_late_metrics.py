@@ -15,7 +15,7 @@ from release_pipeline.report.metadata import report
 from release_pipeline.rollout.evidence_fold import so_far
 from release_pipeline.rollout.observer import Observed
 from release_pipeline.workspace.sql.warehouse import Row, Value, Warehouse, quoted
-from tests.pipeline.conftest import MODELS, Model, eventually
+from tests.pipeline.conftest import MODELS, Model, eventually, look
 
 ERRORS = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3, "required": False}
 PERSON = AssessmentSource(source_type="HUMAN", source_id="reader@example.com")
@@ -23,12 +23,6 @@ PERSON = AssessmentSource(source_type="HUMAN", source_id="reader@example.com")
 
 def gate(*metrics: dict[str, object]) -> dict[str, object]:
     return {"bucket_seconds": 1, "min_block_rows": 5, "metrics": [ERRORS, *metrics]}
-
-
-def look(model: Model, release: str) -> Observed:
-    observed = model.parts().observer.look(release)
-    assert observed is not None
-    return observed
 
 
 def in_ramp(model: Model) -> str:

@@ -23,7 +23,7 @@ from release_pipeline.workspace.counts import Delta
 from release_pipeline.workspace.evidence_table import SNAPSHOT_EVERY, EvidenceRow
 from release_pipeline.workspace.tracer import PREFIX
 from tests.conftest import RunningWorkspace
-from tests.pipeline.conftest import MODELS, Model, attributes, eventually, next_tick, together
+from tests.pipeline.conftest import MODELS, Model, attributes, eventually, look, next_tick, together
 from tests.pipeline.tracing import trace
 
 CHUNK = 30
@@ -50,12 +50,6 @@ def ramping(deployed: tuple[Model, str]) -> tuple[Model, str]:
     model, release = deployed
     model.step(release)
     return deployed
-
-
-def look(model: Model, release: str, *, ingest: bool = True) -> Observed:
-    observed = model.parts().observer.look(release, ingest=ingest)
-    assert observed is not None
-    return observed
 
 
 def tracers(model: Model) -> int:

@@ -9,17 +9,10 @@ import pytest
 from release_pipeline.assets.deployed_endpoint import send_tracers, served_entity
 from release_pipeline.gate.evidence import Bet
 from release_pipeline.gate.verdict import Action, HoldReason
-from release_pipeline.rollout.observer import Observed
 from release_pipeline.workspace.tracer import PREFIX
-from tests.pipeline.conftest import Model, eventually
+from tests.pipeline.conftest import Model, eventually, look
 
 TOLERANT = {"name": "errors", "kind": "errors", "margin": 0.3, "bound": 0.3}
-
-
-def look(model: Model, release: str) -> Observed:
-    observed = model.parts().observer.look(release)
-    assert observed is not None
-    return observed
 
 
 def with_strangers(model: Model) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from release_pipeline.local_workspace.json_text import at
 from release_pipeline.local_workspace.sql.derived_tables import ASSESSMENT_LOGS, REQUEST_LOGS
 
 FEEDBACK = "feedback"
@@ -26,8 +27,8 @@ def derived_rows(logged: Iterable[Mapping[str, Any]]) -> dict[str, list[Row]]:
 
 def _request_log(row: Mapping[str, Any], request: Any) -> Row:
     response = _parsed(row.get("response"))
-    trace = _at(response[-1] if isinstance(response, list) and response else response, "databricks_output", "trace")
-    conversation = _at(request, "databricks_options", "conversation_id") or _at(request, "context", "conversation_id")
+    trace = at(response[-1] if isinstance(response, list) and response else response, "databricks_output", "trace")
+    conversation = at(request, "databricks_options", "conversation_id") or at(request, "context", "conversation_id")
     return {
         **row,
         "conversation_id": _string(conversation),
@@ -39,44 +40,44 @@ def _request_log(row: Mapping[str, Any], request: Any) -> Row:
 
 def _last_question(request: Any) -> str | None:
     """The text of the last message of the user."""
-    messages = _at(request, "input") or _at(request, "messages")
+    messages = at(request, "input") or at(request, "messages")
     if isinstance(messages, str):
         return messages
     for message in reversed(messages if isinstance(messages, list) else []):
-        if _at(message, "role") == "user":
-            return _text(_at(message, "content"))
+        if at(message, "role") == "user":
+            return _text(at(message, "content"))
     return None
 
 
 def _last_answer(response: Any) -> str | None:
     """The last text of the answer; of a stream, the parts of the last one put together."""
     if isinstance(response, list):
-        done = [event["item"] for event in response if _at(event, "type") == "response.output_item.done"]
+        done = [event["item"] for event in response if at(event, "type") == "response.output_item.done"]
         if done:
             return _last_answer({"output": done})
-        parts = [_at(event, "delta") for event in response]
-        texts = [part if isinstance(part, str) else _text(_at(part, "content")) for part in parts]
+        parts = [at(event, "delta") for event in response]
+        texts = [part if isinstance(part, str) else _text(at(part, "content")) for part in parts]
         return "".join(text for text in texts if text) or None
-    for item in reversed(_list(_at(response, "output"))):
-        if text := _text(_at(item, "content")):
+    for item in reversed(_list(at(response, "output"))):
+        if text := _text(at(item, "content")):
             return text
-    for message in reversed(_list(_at(response, "messages"))):
-        return _text(_at(message, "content"))
-    for choice in _list(_at(response, "choices")):
-        return _text(_at(choice, "message", "content"))
+    for message in reversed(_list(at(response, "messages"))):
+        return _text(at(message, "content"))
+    for choice in _list(at(response, "choices")):
+        return _text(at(choice, "message", "content"))
     return None
 
 
 def _text(content: Any) -> str | None:
     if isinstance(content, str):
         return content
-    texts = [part["text"] for part in _list(content) if isinstance(_at(part, "text"), str)]
+    texts = [part["text"] for part in _list(content) if isinstance(at(part, "text"), str)]
     return "".join(texts) or None
 
 
 def _assessments(row: Mapping[str, Any], request: Any) -> Iterator[Row]:
-    for record in _list(_at(request, "dataframe_records")):
-        request_id, source = _at(record, "request_id"), _unpacked(_at(record, "source"))
+    for record in _list(at(request, "dataframe_records")):
+        request_id, source = at(record, "request_id"), _unpacked(at(record, "source"))
         if not isinstance(request_id, str) or not isinstance(source, dict):
             continue
         common = {
@@ -84,10 +85,10 @@ def _assessments(row: Mapping[str, Any], request: Any) -> Iterator[Row]:
             "request_time": row.get("request_time"),
             "source": {name: _string(source.get(name)) for name in ("id", "type")},
         }
-        for assessment in _list(_unpacked(_at(record, "text_assessments"))):
+        for assessment in _list(_unpacked(at(record, "text_assessments"))):
             if isinstance(assessment, dict):
                 yield {**common, "text_assessment": _assessment(assessment, "free_text_comment", "suggested_output")}
-        for assessment in _list(_unpacked(_at(record, "retrieval_assessments"))):
+        for assessment in _list(_unpacked(at(record, "retrieval_assessments"))):
             if isinstance(assessment, dict):
                 position = assessment.get("position")
                 judged = _assessment(assessment, "free_text_comment") | {
@@ -131,9 +132,3 @@ def _parsed(text: Any) -> Any:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _at(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value

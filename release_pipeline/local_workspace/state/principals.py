@@ -1,12 +1,12 @@
 """Users and service principals, and the tokens of those who are not the workspace's own user."""
 
-import hashlib
 import secrets
 import threading
 import uuid
 from dataclasses import dataclass
 
 from release_pipeline.local_workspace.errors import AlreadyExists, InvalidParameter, NotFound
+from release_pipeline.local_workspace.short_tokens import token_digest
 from release_pipeline.local_workspace.state.database import Database
 
 USER, SERVICE_PRINCIPAL = "user", "service_principal"
@@ -106,7 +106,7 @@ class Principals:
     def new_token(self, principal: Principal) -> str:
         """A token with which requests are the principal's; only its digest is kept."""
         token = f"dapi{secrets.token_hex(16)}"
-        digest = _digest(token.encode())
+        digest = token_digest(token.encode())
         with self._lock:
             with self._database.transaction() as connection:
                 connection.execute("INSERT INTO principal_tokens VALUES (?, ?)", (digest, principal.id))
@@ -115,9 +115,4 @@ class Principals:
 
     def of_token(self, token: bytes) -> Principal | None:
         """Whose token it is, None where it is nobody's; the owner's is not kept here."""
-        # Looked up by its digest: how long that takes tells nothing of the token.
-        return self._by_id.get(self._tokens.get(_digest(token), ""))
-
-
-def _digest(token: bytes) -> str:
-    return hashlib.sha256(token).hexdigest()
+        return self._by_id.get(self._tokens.get(token_digest(token), ""))
