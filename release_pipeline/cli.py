@@ -16,11 +16,11 @@ from release_pipeline.operate.logs_command import logs
 from release_pipeline.operate.metrics_command import metrics
 from release_pipeline.operate.pause_commands import pause, unpause
 from release_pipeline.operate.plan_command import plan
+from release_pipeline.operate.power_command import power
 from release_pipeline.operate.preflight_command import preflight
 from release_pipeline.operate.release_commands import approve, promote, rollback, withdraw
 from release_pipeline.operate.start_command import start
 from release_pipeline.operate.status_command import status
-from release_pipeline.power_command import power
 from release_pipeline.replay_log.command import replay
 
 #: In what order, and under which headings, `release-pipeline --help` names the commands.

@@ -44,6 +44,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_model_of_the_project_is_found_by_its_name(folder: Path) -> None:
+    by_name, by_path = (power(which, "--rate", "10/s", "--json") for which in ("support_agent", "defs.yaml"))
+    assert by_name.exit_code == 0
+    assert by_name.stdout == by_path.stdout
+    unknown = power("another_agent", "--rate", "10/s")
+    assert unknown.exit_code == 2
+    assert "has a release of another_agent; the models there are support_agent" in unknown.stderr
+
+
 def test_text_says_what_to_expect(folder: Path) -> None:
     ended = run("power", "defs.yaml", "--rate", "10/s", "--segments", "errors=2", "--level", "thumbs=0.1", cwd=folder)
     assert ended.returncode == 0

@@ -12,6 +12,7 @@ import click
 
 from release_pipeline.errors import SpecError
 from release_pipeline.exit_codes import mistakes_are_sentences
+from release_pipeline.operate.session import model_argument
 from release_pipeline.waits import waiting
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _numbers(allowed: Callable[[float], bool], bounds: str) -> Callable[..., dic
 
 
 @click.command()
-@click.argument("defs_yaml", type=click.Path(path_type=Path))
+@model_argument
 @click.option("--rate", metavar="N/UNIT", callback=_rate,
               help="Requests to the endpoint, such as 10/s, 1/min, 600/h or 5000/day.")  # fmt: skip
 @click.option("--days", type=click.FloatRange(0, 90, min_open=True),
@@ -71,7 +72,7 @@ def _numbers(allowed: Callable[[float], bool], bounds: str) -> Callable[..., dic
 @click.option("--json", "as_json", is_flag=True, help="JSON; times in hours, null for what never ends.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write the plot to this SVG file, too.")
 def power(
-    defs_yaml: Path,
+    model: str,
     rate: float | None,
     days: float | None,
     levels: dict[str, float],
@@ -81,13 +82,13 @@ def power(
     as_json: bool,
     plot: Path | None,
 ) -> None:
-    r"""Say what the gate in DEFS_YAML can show: how soon a ramp advances, and what it rolls back.
+    r"""Say what the gate of MODEL can show: how soon a ramp advances, and what it rolls back.
+
+    MODEL is a model of the project, or the path of a YAML. With --rate nothing is asked of a workspace.
 
     \b
-        release-pipeline power defs.yaml --rate 10/s
-        release-pipeline power defs.yaml --days 7 --plot power.svg
-
-    With --rate nothing is asked of a workspace.
+        release-pipeline power my_agent --days 7 --plot power.svg
+        release-pipeline power drafts/defs.yaml --rate 10/s
 
     Exit codes: 0 it is told, whatever the gate can show; 1 with --days, the workspace could not be read; 2 a mistake in
     what was asked.
@@ -100,9 +101,11 @@ def power(
         raise click.BadParameter(f"{plot} must end in .svg; the plot is written as SVG.", param_hint="--plot")
     with mistakes_are_sentences(), waiting("measuring the traffic" if days is not None else "planning") as wait:
         from release_pipeline.gate.planner import adjusted, plan, usual_traffic
+        from release_pipeline.operate.find_spec import find_whole_spec
         from release_pipeline.spec_file import read_spec
 
-        spec = read_spec(defs_yaml)
+        is_path = len(Path(model).parts) > 1 or Path(model).suffix or Path(model).exists()
+        spec = read_spec(Path(model)) if is_path else find_whole_spec(model)[1]
         _known(spec, levels, rows, segments)
         if rate is not None:
             traffic = usual_traffic(spec.gate, rate, {name: int(count) for name, count in segments.items()})
