@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from release_pipeline.assets.deployed_endpoint import served_entity
-from release_pipeline.errors import NotAllowed
+from release_pipeline.assets.predeploy_predict import EXAMPLES
+from release_pipeline.errors import EvaluationSetError, NotAllowed
+from release_pipeline.evaluation.dataset import Example, read_dataset
 from release_pipeline.rollout.deployment import other_endpoint, planned
 from release_pipeline.rollout.endpoint_settings import lacking
 from release_pipeline.rollout.parts import Parts
@@ -52,6 +54,7 @@ def plan(parts: Parts, spec: ReleaseSpec, folder: Path) -> list[Planned]:
     champion = parts.registry.version_of_alias(spec.promotion.alias)
     return [
         _logged(spec, folder, versions, champion),
+        *_tried(spec, folder, champion),
         Planned(
             "registered_version",
             f"Version {version} of {spec.model.registered_name} is registered, and the alias "
@@ -85,6 +88,29 @@ def _logged(spec: ReleaseSpec, folder: Path, versions: list[Version], champion: 
     if alike and not known:
         known = f", as of version {alike[0].version}"
     return Planned("logged_model", f"The content has the digest {digest}{known or ', which no version has'}.")
+
+
+def _tried(spec: ReleaseSpec, folder: Path, champion: str | None) -> Iterator[Planned]:
+    """The evaluation, and the prediction in a clean environment."""
+    part, examples = spec.evaluation, list[Example]()
+    try:
+        if part.dataset is not None:
+            examples = read_dataset(folder / part.dataset)
+            bounds = {name: f" at least {least:g}" for name, least in part.thresholds.items()}
+            scored = ", ".join(f"{name}{bounds.get(name, '')}" for name in part.scorers)
+            beside = f", beside version {champion} on the same" if champion and part.compare_with_champion else ""
+            yield Planned("evaluation", f"{len(examples)} examples are answered{beside}, and scored by {scored}.")
+        else:
+            yield Planned("evaluation", "Nothing is evaluated: evaluation.dataset is not set.")
+    except EvaluationSetError as error:
+        yield Planned("evaluation", str(error), refused=True)
+    asked = min(len(examples), EXAMPLES) + bool(spec.model.input_example)
+    kinds = {
+        "uv": "an environment that uv builds of the logged requirements",
+        "local": "this interpreter",
+    }
+    what = f"loads and answers {asked} example requests" if asked else "loads; there is no example request to ask it"
+    yield Planned("predeploy_predict", f"The model {what}, in {kinds[spec.predeploy_predict.environment]}.")
 
 
 def _deployed(parts: Parts, spec: ReleaseSpec, version: str, champion: str | None) -> Planned:

@@ -76,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "exit_codes",
         "waits",
         "assets",
+        "evaluation",
         "gate",
         "report",
         "rollout",

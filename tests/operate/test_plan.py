@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
+from release_pipeline.assets.context import CHAIN
 from release_pipeline.cli import main
 from release_pipeline.workspace.registry import TAG_DIGEST, TAG_REASON, TAG_STATUS
 from release_pipeline.workspace.tracking import release_digest
@@ -29,7 +31,9 @@ def test_a_first_release_makes_the_endpoint(operate: Callable[..., Operated]) ->
     operated = operate(promotion={"automatic": True, "approval": "required", "windows": ["mon-thu 09:00-16:00"]})
     code, said = planned(operated)
     assert code == 0
-    assert list(said) == ["logged_model", "registered_version", "deployed_endpoint", "canary_traffic", "promoted_alias"]
+    assert tuple(said) == CHAIN
+    assert said["evaluation"]["sentence"] == "Nothing is evaluated: evaluation.dataset is not set."
+    assert said["predeploy_predict"]["sentence"].startswith("The model loads")
     assert "which no version has" in said["logged_model"]["sentence"]
     assert said["registered_version"]["sentence"].startswith("Version 1 of ")
     assert f"Endpoint {operated.name} is created" in said["deployed_endpoint"]["sentence"]
@@ -41,6 +45,29 @@ def test_a_first_release_makes_the_endpoint(operate: Callable[..., Operated]) ->
     assert operated.model.parts().endpoint.read() is None
     assert not operated.entries()
     assert "if it were started now" in plan(operated).stdout
+
+
+def test_examples_are_counted_and_a_broken_one_refuses_it(operate: Callable[..., Operated]) -> None:
+    operated = operate()
+    file, examples = (Path(operated.name) / name for name in ("defs.yaml", "examples.jsonl"))
+    written = yaml.safe_load(file.read_text())
+    written["attributes"] |= {
+        "evaluation": {"dataset": "examples.jsonl", "thresholds": {"answered": 0.9}},
+        "predeploy_predict": {"environment": "uv"},
+    }
+    file.write_text(yaml.safe_dump(written))
+    examples.write_text(2 * '{"inputs": {"input": []}}\n')
+    code, said = planned(operated)
+    assert code == 0
+    assert said["evaluation"]["sentence"] == "2 examples are answered, and scored by answered at least 0.9."
+    assert said["predeploy_predict"]["sentence"] == (
+        "The model loads and answers 3 example requests, in an environment that uv builds of the logged requirements."
+    )
+    examples.write_text("{")
+    code, said = planned(operated)
+    assert code == 1
+    assert said["evaluation"]["refused"]
+    assert "examples.jsonl, line 1: not JSON" in said["evaluation"]["sentence"]
 
 
 def test_what_is_under_way_or_was_rejected_refuses_it(ramping: tuple[Operated, str]) -> None:
