@@ -40,6 +40,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/vulture
 
 # A link or an anchor that leads nowhere is an error, as every warning is.
 docs: $(VENV)/docs/.installed
