@@ -1,5 +1,6 @@
 """A real browser, and an endpoint with an agent to be reviewed."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,7 +25,8 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     """The browser of the session; starting one takes seconds."""
     driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
     if driver is None or browser is None:
-        pytest.skip("there is no Chromium with its driver here; Debian's packages are chromium and chromium-driver")
+        why = "there is no Chromium with its driver here; Debian's packages are chromium and chromium-driver"
+        (pytest.fail if os.environ.get("SCREENSHOTS") else pytest.skip)(why)
     made = Chromium(driver, browser, tmp_path_factory.mktemp("chromium"))
     yield made
     made.close()
