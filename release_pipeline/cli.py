@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from release_pipeline.demo.commands import DATA, demo, dev
+from release_pipeline.demo.commands import DATA, demo, dev, stop_on_signals
 from release_pipeline.exit_codes import mistakes_are_sentences
 from release_pipeline.operate.app_snippet_command import app_snippet
 from release_pipeline.operate.doctor_command import doctor
@@ -76,7 +76,7 @@ main.help = _examples_as_written(main.help)
 
 
 @main.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=5005, show_default=True, help="Port to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5005, show_default=True, help="Port to listen on.")
 @click.option("--data", type=click.Path(path_type=Path), default=Path(DATA, "workspace"), show_default=True,
               help="Folder for everything that survives a restart.")  # fmt: skip
 @click.option("--token-file", type=click.Path(path_type=Path), default=Path(DATA, "token"), show_default=True,
@@ -99,7 +99,7 @@ main.help = _examples_as_written(main.help)
 @click.option("--logged-environments", is_flag=True,
               help="Run each model with the requirements that it was logged with, built by uv.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--json", "as_json", is_flag=True, help="Say in JSON where it is.")
+@click.option("--json", "as_json", is_flag=True, help="Say in JSON where it listens.")
 @click.option("--allow-remote-clients", is_flag=True, help="Allow a --host that is not loopback.")
 @mistakes_are_sentences()
 def workspace(
@@ -148,9 +148,15 @@ def workspace(
             processes_per_entity=processes_per_entity,
             logged_environments=logged_environments,
         )
-        told = f"local workspace on {settings.url}, token in {token_file}; stop it with Ctrl-C"
-        click.echo(json.dumps({"host": settings.url, "token_file": str(token_file.resolve())}) if as_json else told)
-        serve(settings, allow_remote=allow_remote_clients)
+
+        def tell() -> None:
+            told = f"local workspace on {settings.url}, token in {token_file}; stop it with Ctrl-C"
+            click.echo(json.dumps({"host": settings.url, "token_file": str(token_file.resolve())}) if as_json else told)
+
+        stop_on_signals()
+        serve(settings, allow_remote=allow_remote_clients, listening=tell)
+    except KeyboardInterrupt:
+        return
     except CannotServe as error:
         click.echo(f"release-pipeline workspace: {error}", err=True)
         sys.exit(2)

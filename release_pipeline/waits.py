@@ -31,7 +31,7 @@ class Wait:
 
     def __init__(self, doing: str, *, bar: bool = True) -> None:
         self._doing = doing
-        self._bar = bar and sys.stderr.isatty()
+        self._bar = bar
         self._began = time.monotonic()
         self._part = self._parts = 0
         self._over = threading.Event()
@@ -62,8 +62,7 @@ class Wait:
     def _tell(self) -> None:
         pause = PATIENCE_SECONDS
         while not self._over.wait(pause):
-            if self._bar:
-                self._show()
+            if self._bar and sys.stderr.isatty() and self._shows():
                 return
             click.echo(f"… {self._now()} ({time.monotonic() - self._began:.0f} s)", err=True)
             pause = AGAIN_SECONDS
@@ -71,14 +70,18 @@ class Wait:
     def _now(self) -> str:
         return self._doing + (f", {self._part + 1} of {self._parts}" if self._part < self._parts else "")
 
-    def _show(self) -> None:
+    def _shows(self) -> bool:
+        """Begin to show a bar; not on a terminal that cannot."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        console = Console(stderr=True)
+        if not console.is_interactive:
+            return False
         # What else comes on stderr stands above the bar; nothing comes on stdout before the bar is gone.
         progress = Progress(
-            *(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()),
-            console=Console(stderr=True),
+            *(TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()),
+            console=console,
             transient=True,
             redirect_stdout=False,
         )
@@ -88,6 +91,7 @@ class Wait:
             self._shown = (progress, task)
         self._update()
         progress.start()
+        return True
 
     def _update(self) -> None:
         with self._lock:

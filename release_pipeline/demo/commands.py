@@ -36,7 +36,7 @@ def _with_ports(command: Callable[..., None]) -> Callable[..., None]:
 def dev(ui_port: int, workspace_port: int, data: Path, as_json: bool) -> None:
     r"""Start the local workspace and Dagster, and stay until Ctrl-C.
 
-    In a folder with a workspace.yaml, or in a project of Dagster's `create-dagster`.
+    In a folder with a workspace.yaml, or in a project of Dagster's `create-dagster`. The log of Dagster goes to stderr.
 
     \b
         release-pipeline dev
@@ -45,10 +45,15 @@ def dev(ui_port: int, workspace_port: int, data: Path, as_json: bool) -> None:
     Exit codes: 0 it was stopped; 1 one of the two ended, or did not answer; 2 a mistake in what was asked, or a port
     that is taken.
     """
+    from release_pipeline.demo.code_location import workspace_file
     from release_pipeline.demo.stack import Stack
+    from release_pipeline.operate.doctor import SETTINGS
 
-    _stop_on_signals()
-    stack = Stack(Path.cwd(), data.resolve(), ui_port, workspace_port, echo=True)
+    stop_on_signals()
+    folder, own = Path.cwd(), Path("dagster.yaml").resolve()
+    locations = workspace_file(folder, data.resolve())
+    settings = own if own.exists() else SETTINGS
+    stack = Stack(folder, data.resolve(), ui_port, workspace_port, locations, settings, echo=True)
     try:
         with waiting("until both answer", bar=False):
             stack.start(lambda line: click.echo(line, err=as_json))
@@ -71,9 +76,11 @@ def dev(ui_port: int, workspace_port: int, data: Path, as_json: bool) -> None:
 @click.command()
 @_with_ports
 @click.option("--keep", is_flag=True, help="Keep Dagster and the local workspace running at the end, until Ctrl-C.")
+@click.option("--settings", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Another dagster.yaml than the package's, such as one that names a database.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout at the end; the story goes to stderr.")
 @mistakes_are_sentences()
-def demo(ui_port: int, workspace_port: int, keep: bool, as_json: bool) -> None:
+def demo(ui_port: int, workspace_port: int, keep: bool, settings: Path | None, as_json: bool) -> None:
     r"""Tell the whole story on this machine: a good release is promoted, a bad one is rolled back.
 
     In any folder; what is written goes to .data/demo below it.
@@ -90,8 +97,10 @@ def demo(ui_port: int, workspace_port: int, keep: bool, as_json: bool) -> None:
     from rich.console import Console
 
     from release_pipeline.demo import summary
-    from release_pipeline.demo.stack import Stack
+    from release_pipeline.demo.code_location import FILE, write_workspace_file
+    from release_pipeline.demo.stack import Stack, need_free_ports
     from release_pipeline.demo.story import Story
+    from release_pipeline.operate.doctor import SETTINGS
 
     stream = sys.stderr if as_json else sys.stdout
     console = Console(file=stream, width=None if stream.isatty() else 160)
@@ -101,9 +110,11 @@ def demo(ui_port: int, workspace_port: int, keep: bool, as_json: bool) -> None:
         console.print(f"[cyan]{time.monotonic() - began:6.1f} s[/]  {line}", highlight=False)
 
     data = Path(DATA, "demo").resolve()
+    need_free_ports(ui_port, workspace_port)  # before the data of a demo that still runs would go
     shutil.rmtree(data, ignore_errors=True)
-    _stop_on_signals()
-    stack = Stack(Path.cwd(), data, ui_port, workspace_port, module="release_pipeline.definitions")
+    stop_on_signals()
+    locations = write_workspace_file(data / FILE, "release_pipeline.definitions", "release_pipeline")
+    stack = Stack(Path.cwd(), data, ui_port, workspace_port, locations, settings or SETTINGS)
     wrong = ["stopped before its end"]
     try:
         with waiting("until both answer", bar=False):
@@ -123,11 +134,8 @@ def demo(ui_port: int, workspace_port: int, keep: bool, as_json: bool) -> None:
             while True:
                 stack.check()
                 time.sleep(1)
-        say(
-            f"[green]alias, endpoint and ledger agree[/]; see it in the UI with: make dev DATA={DATA}/demo"
-            if not wrong
-            else "failed"
-        )
+        again = f"{sys.argv[0]} dev --data {DATA}/demo"
+        say("failed" if wrong else f"[green]alias, endpoint and ledger agree[/]; see it in the UI with: {again}")
     except KeyboardInterrupt:
         say("stopped")
     finally:
@@ -136,7 +144,7 @@ def demo(ui_port: int, workspace_port: int, keep: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _stop_on_signals() -> None:
+def stop_on_signals() -> None:
     """SIGTERM stops as Ctrl-C does, and both do in the background of a script, where SIGINT is ignored."""
     import signal
 

@@ -16,11 +16,21 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from release_pipeline.errors import NotConfigured, WorkspaceUnreachable
-from release_pipeline.operate.doctor import SETTINGS
-from release_pipeline.operate.spec_files import is_dagster_project
 
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+
+
+def need_free_ports(ui_port: int, workspace_port: int) -> None:
+    """Nothing where both ports of a stack are free.
+
+    Raises:
+        NotConfigured: One is taken.
+    """
+    for port, option in ((ui_port, "--ui-port"), (workspace_port, "--workspace-port")):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                raise NotConfigured(f"port {port} is taken; stop what uses it or choose another with {option}.")
 
 
 @dataclass
@@ -28,20 +38,22 @@ class Stack:
     """A running local workspace and Dagster.
 
     Attributes:
-        project: The folder with ``workspace.yaml``, and with a ``dagster.yaml`` where it is not to be this package's.
-        data: Absolute folder for everything that is written; ignored by git.
+        project: The folder that both run in.
+        data: Absolute folder for everything that is written; it tells git to ignore it.
         ui_port: Port of Dagster's UI, on loopback.
         workspace_port: Port of the local workspace, on loopback.
-        echo: Whether Dagster's own log goes to the terminal instead of a file.
-        module: The code location where the folder has none of its own; empty: it must have one.
+        locations: Dagster's ``workspace.yaml``.
+        settings: Dagster's ``dagster.yaml``.
+        echo: Whether Dagster's own log goes to stderr instead of a file.
     """
 
     project: Path
     data: Path
     ui_port: int
     workspace_port: int
+    locations: Path
+    settings: Path
     echo: bool = False
-    module: str = ""
     _processes: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
 
     @property
@@ -63,18 +75,14 @@ class Stack:
         """Start both, wait until both answer, and export the workspace's address to this process.
 
         Raises:
-            NotConfigured: The folder is not a project, or a port is taken.
+            NotConfigured: A port is taken.
             WorkspaceUnreachable: A process ended or did not answer in time.
         """
-        dagster = self._dagster()
-        for port, option in ((self.ui_port, "--ui-port"), (self.workspace_port, "--workspace-port")):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    raise NotConfigured(f"port {port} is taken; stop what uses it or choose another with {option}.")
+        need_free_ports(self.ui_port, self.workspace_port)
         home = self.data / "dagster"
         home.mkdir(parents=True, exist_ok=True)
-        own = self.project / "dagster.yaml"
-        shutil.copy(own if own.exists() else SETTINGS, home / "dagster.yaml")
+        (self.data / ".gitignore").write_text("*\n")
+        shutil.copy(self.settings, home / "dagster.yaml")
         if not self.token_file.exists():
             self.token_file.touch(mode=0o600)
             self.token_file.write_text(secrets.token_urlsafe(32))
@@ -104,29 +112,13 @@ class Stack:
         say(f"starting Dagster on {self.ui_url}")
         self._run(
             "dagster",
-            [str(tools / dagster[0]), *dagster[1:], "--host", "127.0.0.1", "--port", str(self.ui_port)],
+            [
+                *(str(tools / "dagster"), "dev", "-w", str(self.locations)),
+                *("--host", "127.0.0.1", "--port", str(self.ui_port)),
+            ],
         )
         self._wait(f"{self.host}/.well-known/databricks-config")
         self._wait(f"{self.ui_url}/server_info")
-
-    def _dagster(self) -> list[str]:
-        """The command that starts Dagster over the folder's code location.
-
-        Raises:
-            NotConfigured: There is none.
-        """
-        if (self.project / "workspace.yaml").exists():
-            return ["dagster", "dev", "-w", str(self.project / "workspace.yaml")]
-        if self.module:
-            return ["dagster", "dev", "-m", self.module]
-        if not is_dagster_project(self.project):
-            raise NotConfigured(
-                f"{self.project} has no workspace.yaml and is no project of create-dagster; run this in the project's "
-                "folder."
-            )
-        if not (Path(sys.prefix) / "bin" / "dg").exists():
-            raise NotConfigured("Dagster's command dg is not installed here; install dagster-dg-cli.")
-        return ["dg", "dev"]
 
     def check(self) -> None:
         """Raise where a process has ended.
@@ -136,9 +128,8 @@ class Stack:
         """
         for name, process in self._processes:
             if process.poll() is not None:
-                raise WorkspaceUnreachable(
-                    f"{name} ended with exit code {process.returncode}; see {self.data / f'{name}.log'}."
-                )
+                where = "what it said above" if self._echoes(name) else self.data / f"{name}.log"
+                raise WorkspaceUnreachable(f"{name} ended with exit code {process.returncode}; see {where}.")
 
     def stop(self) -> None:
         """Stop all processes and what they started; nothing is left running."""
@@ -153,16 +144,19 @@ class Stack:
         self._processes.clear()
 
     def _run(self, name: str, command: list[str]) -> None:
-        log = None if self.echo and name == "dagster" else (self.data / f"{name}.log").open("wb")
+        log = sys.stderr.fileno() if self._echoes(name) else (self.data / f"{name}.log").open("wb")
         try:
             # A session of its own, so that a stop reaches the grandchildren, too.
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.project, start_new_session=True
             )
         finally:
-            if log is not None:
+            if not isinstance(log, int):
                 log.close()
         self._processes.append((name, process))
+
+    def _echoes(self, name: str) -> bool:
+        return self.echo and name == "dagster"
 
     def _wait(self, url: str) -> None:
         deadline = time.monotonic() + START_SECONDS

@@ -123,7 +123,11 @@ class LocalWorkspace:
     async def start(self) -> None:
         """Starts the parts that run by themselves; the tracking server goes on starting in the background."""
         self.tracking.start()
-        await self.serving.start()
+        try:
+            await self.serving.start()
+        except BaseException:
+            await self.tracking.stop()  # nobody asks what has not started to stop
+            raise
 
     async def stop(self) -> None:
         """Stops every part, the scoring processes first, and closes the files."""

@@ -5,7 +5,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,13 +27,14 @@ class CannotServe(Exception):
     """The workspace cannot be started as asked; the message says why in one sentence."""
 
 
-def serve(settings: Settings, *, allow_remote: bool = False) -> None:
+def serve(settings: Settings, *, allow_remote: bool = False, listening: Callable[[], None] | None = None) -> None:
     """Serves the workspace until SIGTERM or SIGINT; running requests end first, then the scoring processes.
 
     Args:
         settings: The workspace to serve.
         allow_remote: Allows an address that other machines can reach. The traffic is not encrypted, the token
             included, so this is for networks that are trusted.
+        listening: Called once the port and the folder are taken; whoever connects from then on is answered.
 
     Raises:
         CannotServe: The address is not a loopback address and ``allow_remote`` is false, the port is taken, another
@@ -48,7 +49,12 @@ def serve(settings: Settings, *, allow_remote: bool = False) -> None:
     listener = _listen(settings.host, settings.port)
     with listener, _exclusive(settings.data_dir):
         # It takes seconds, and needs nothing of what this process is about to import.
-        tracking = start_tracking_server(settings.data_dir)
+        try:
+            tracking = start_tracking_server(settings.data_dir)
+        except OSError as error:
+            raise CannotServe(f"The tracking server cannot be started: {error}; end what is not needed.") from None
+        if listening is not None:
+            listening()
         # Imported here: the parts are heavy, and a refused start should not wait for them.
         from release_pipeline.local_workspace.app import build_app
 

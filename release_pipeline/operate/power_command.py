@@ -13,6 +13,7 @@ import click
 from release_pipeline.errors import SpecError
 from release_pipeline.exit_codes import mistakes_are_sentences
 from release_pipeline.operate.session import model_argument
+from release_pipeline.operate.spec_files import FILE
 from release_pipeline.waits import waiting
 
 if TYPE_CHECKING:
@@ -104,8 +105,9 @@ def power(
         from release_pipeline.operate.find_spec import find_whole_spec
         from release_pipeline.spec_file import read_spec
 
-        is_path = len(Path(model).parts) > 1 or Path(model).suffix or Path(model).exists()
-        spec = read_spec(Path(model)) if is_path else find_whole_spec(model)[1]
+        path = Path(model)
+        is_path = len(path.parts) > 1 or path.suffix or path.is_file() or (path / FILE).is_file()
+        spec = read_spec(path) if model and is_path else find_whole_spec(model)[1]
         _known(spec, levels, rows, segments)
         if rate is not None:
             traffic = usual_traffic(spec.gate, rate, {name: int(count) for name, count in segments.items()})

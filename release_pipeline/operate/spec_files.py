@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 FILE: Final = "defs.yaml"
 #: Every YAML of a release says one of these somewhere, the second also where its type is mistyped; a quick look saves
@@ -30,27 +30,27 @@ def project_folder() -> Path:
     return Path(places[0]) if places else _definitions(Path.cwd()) or Path.cwd()
 
 
-def is_dagster_project(folder: Path) -> bool:
-    """Whether Dagster's ``dg`` finds definitions there."""
-    return _defs_module(folder) is not None
-
-
-def _defs_module(folder: Path) -> str | None:
+def dagster_project(folder: Path) -> dict[str, Any] | None:
+    """What the ``pyproject.toml`` of a folder tells Dagster of its project, None where this is no such project."""
     try:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"]["project"]
-        return str(project.get("defs_module") or f"{project['root_module']}.defs")
+        return dict(project) if project["root_module"] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # Dagster says what is wrong with such a file
 
 
+def source_folder(project: Path) -> Path:
+    """Where the modules of a project are, as Dagster looks: in ``src``, where there is one."""
+    return project / "src" if (project / "src").is_dir() else project
+
+
 def _definitions(folder: Path) -> Path | None:
     """The folder of a Dagster project's definitions, None where this is no such project."""
-    module = _defs_module(folder)
-    if module is None:
+    project = dagster_project(folder)
+    if project is None:
         return None
-    # As Dagster looks: in `src`, where there is one.
-    source = folder / "src" if (folder / "src").is_dir() else folder
-    found = source.joinpath(*module.split("."))
+    module = str(project.get("defs_module") or f"{project['root_module']}.defs")
+    found = source_folder(folder).joinpath(*module.split("."))
     return found if found.is_dir() else None
 
 

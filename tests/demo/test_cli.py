@@ -1,12 +1,15 @@
 """The commands' manners: help that explains, sentences for mistakes, exit codes."""
 
+import json
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
+from tests.conftest import free_port
 from tests.demo.test_demo import COMMAND, project_copy
 
 
@@ -59,3 +62,18 @@ def test_the_command_line_costs_no_heavy_import() -> None:
     code = "import sys, release_pipeline.cli; print([m for m in ('dagster', 'mlflow', 'duckdb') if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+def test_workspace_says_in_json_where_it_is_once_it_listens(tmp_path: Path) -> None:
+    port = free_port()
+    command = [str(COMMAND), "workspace", "--json", "--port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        assert told == {"host": f"http://127.0.0.1:{port}", "token_file": str(tmp_path / ".data" / "token")}
+        with urlopen(f"{told['host']}/.well-known/databricks-config", timeout=30) as answer:
+            assert answer.status == 200
+        second = run("workspace", "--json", "--port", str(port), "--data", "other", cwd=tmp_path)
+        assert (second.returncode, second.stdout) == (2, "")
+        process.terminate()
+        assert process.wait(30) == 0

@@ -53,11 +53,13 @@ class Told:
     postgres: Postgres | None
 
 
-def use_postgres(folder: Path) -> None:
-    """Give a project Dagster's settings for production; all but the launcher of runs is used as it is."""
+def settings_for_postgres(folder: Path) -> Path:
+    """Dagster's settings for production; all but the launcher of runs is used as it is."""
     settings = yaml.safe_load((PROJECT / "deploy" / "dagster.yaml").read_text(encoding="utf-8"))
     del settings["run_launcher"]
-    (folder / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    file = folder / "production.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +70,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     output = folder / "output.txt"
     with ExitStack() as stack:
         postgres = None if without_server() else stack.enter_context(running_server())
-        if postgres:
-            use_postgres(folder)
+        settings = ["--settings", str(settings_for_postgres(folder))] if postgres else []
         with output.open("wb") as stream:
             process = subprocess.Popen(
-                [str(COMMAND), "demo", "--keep", "--ui-port", str(ui), "--workspace-port", str(port)],
+                [str(COMMAND), "demo", "--keep", "--ui-port", str(ui), "--workspace-port", str(port), *settings],
                 cwd=folder,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

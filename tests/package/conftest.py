@@ -57,17 +57,20 @@ class Environment:
         _done([UV, "pip", "install", "--quiet", "--constraint", str(LOCK), *packages], self.variables)
 
     @contextmanager
-    def running(self, *command: str, cwd: Path, answers_at: str, **variables: str) -> Iterator[None]:
-        """A command that goes on until Ctrl-C, and answers at a URL; it must then end, with all that it started."""
+    def running(self, *command: str, cwd: Path, answers_at: str, out: Path | None = None) -> Iterator[None]:
+        """A command that goes on until Ctrl-C, and answers at a URL; it must then end, with all that it started.
+
+        What it prints goes to a file of its name; to ``out``, where that is given, what is no error.
+        """
         log = cwd / f"{command[0]}.log"
-        with log.open("w") as out:
+        with log.open("w") as errors, (out or Path(os.devnull)).open("w") as answers:
             process = subprocess.Popen(
                 [str(self.folder / "bin" / command[0]), *command[1:]],
                 cwd=cwd,
-                env=self.variables | variables,
+                env=self.variables,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
+                stdout=answers if out else errors,
+                stderr=errors,
                 start_new_session=True,
             )
         try:

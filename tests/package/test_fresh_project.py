@@ -134,6 +134,9 @@ def test_the_demo_needs_nothing_but_the_wheel(built: Built, make_environment: Ca
     environment = make_environment(sys.executable, str(built.wheel))
     ports = ("--ui-port", str(free_port()), "--workspace-port", str(free_port()))
     folder = environment.folder.parent
+    # As in a project of somebody's own.
+    (folder / "workspace.yaml").write_text("load_from: [{python_module: {module_name: no_such_module}}]")
+    (folder / "dagster.yaml").write_text("storage: {no_such: storage}")
     told = json.loads(environment.run("release-pipeline", "demo", "--json", *ports, cwd=folder, errors=False))
     assert [each["stage"] for each in told["releases"][1:]] == ["promoted", "rolled_back"]
     assert (told["wrong"], told["releases"][2]["bad_answers"] > 0, told["answers"] > 0) == ([], True, True)
@@ -143,22 +146,29 @@ def test_one_command_starts_the_workspace_and_the_project(project: Project) -> N
     project.scaffold("my_agent")
     ui, host = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     ports = ("--ui-port", ui.rpartition(":")[2], "--workspace-port", host.rpartition(":")[2])
-    log = project.folder / "release-pipeline.log"
+    out = project.folder / "where.json"
+    # Releases go to the workspace that is started here, whatever the project's own settings name.
+    (project.folder / ".env").write_text("DATABRICKS_HOST=http://127.0.0.1:9\nDATABRICKS_TOKEN=of-production\n")
     with project.environment.running(
-        *("release-pipeline", "dev", "--json", *ports), cwd=project.folder, answers_at=f"{ui}/server_info"
+        *("release-pipeline", "dev", "--json", *ports),
+        cwd=project.folder,
+        answers_at=f"{ui}/server_info",
+        out=out,
     ):
         give_up = time.monotonic() + SECONDS
-        while not (said := [line for line in log.read_text().splitlines() if line.startswith('{"dagster"')]):
-            assert time.monotonic() < give_up, log.read_text()
+        while not (said := out.read_text()):
+            assert time.monotonic() < give_up
             time.sleep(0.2)
-        where = json.loads(said[0])
+        where = json.loads(said)  # and nothing else
         assert (where["dagster"], where["host"]) == (ui, host)
         project.environment.variables.update(
             DATABRICKS_HOST=host, DATABRICKS_TOKEN=Path(where["token_file"]).read_text().strip()
         )
         doctor, _ = json.JSONDecoder().raw_decode(project.run("release-pipeline", "doctor", "--json"))
         assert {each["outcome"] for each in doctor} <= {"passed", "warning"}, doctor
-        assert "my_agent" in project.run("release-pipeline", "start", "my_agent", "--dagster", ui)
+        project.run("release-pipeline", "start", "my_agent", "--dagster", ui)
+        assert _live_version(project)["version"] == "1"
+    (project.folder / ".env").unlink()
 
 
 def test_a_mistake_is_shown_with_its_file_and_line(project: Project) -> None:
