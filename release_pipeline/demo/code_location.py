@@ -12,9 +12,6 @@ FILE: Final = "workspace.yaml"
 def workspace_file(project: Path, data: Path) -> Path:
     """Dagster's ``workspace.yaml``: the one that a demo left in its data; the folder's own; one made for its project.
 
-    Not for Dagster's own ``dg dev``, which puts the project's ``.env`` above all variables: releases would go to the
-    workspace that is named there.
-
     Raises:
         NotConfigured: The folder has none, and is no project of ``create-dagster``.
     """

@@ -114,7 +114,8 @@ def demo(ui_port: int, workspace_port: int, keep: bool, settings: Path | None, a
     shutil.rmtree(data, ignore_errors=True)
     stop_on_signals()
     locations = write_workspace_file(data / FILE, "release_pipeline.definitions", "release_pipeline")
-    stack = Stack(Path.cwd(), data, ui_port, workspace_port, locations, settings or SETTINGS)
+    # Both run in its own folder: Dagster would put a `.env` of this one above the workspace that is started here.
+    stack = Stack(data, data, ui_port, workspace_port, locations, settings or SETTINGS)
     wrong = ["stopped before its end"]
     try:
         with waiting("until both answer", bar=False):

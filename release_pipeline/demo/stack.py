@@ -12,11 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from release_pipeline.errors import NotConfigured, WorkspaceUnreachable
 
+#: What a stack sets itself, or takes away, begins so.
+_OWN: Final = ("DATABRICKS_HOST", "DATABRICKS_TOKEN", "DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+_NOT_FROM_OUTSIDE: Final = ("DATABRICKS_CONFIG_PROFILE", "DATABRICKS_WAREHOUSE_ID")
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 
@@ -75,10 +79,11 @@ class Stack:
         """Start both, wait until both answer, and export the workspace's address to this process.
 
         Raises:
-            NotConfigured: A port is taken.
+            NotConfigured: A port is taken, or the folder has settings that would count for more.
             WorkspaceUnreachable: A process ended or did not answer in time.
         """
         need_free_ports(self.ui_port, self.workspace_port)
+        self._need_no_other_workspace()
         home = self.data / "dagster"
         home.mkdir(parents=True, exist_ok=True)
         (self.data / ".gitignore").write_text("*\n")
@@ -99,7 +104,7 @@ class Stack:
             MLFLOW_DISABLE_TELEMETRY="true",
             PATH=f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
         )
-        for name in ("DATABRICKS_CONFIG_PROFILE", "DATABRICKS_WAREHOUSE_ID"):
+        for name in _NOT_FROM_OUTSIDE:
             os.environ.pop(name, None)
         say(f"starting the local workspace on {self.host}")
         self._run(
@@ -119,6 +124,18 @@ class Stack:
         )
         self._wait(f"{self.host}/.well-known/databricks-config")
         self._wait(f"{self.ui_url}/server_info")
+
+    def _need_no_other_workspace(self) -> None:
+        """Dagster puts the ``.env`` of its folder above all variables: releases would go where that says."""
+        from dotenv import dotenv_values
+
+        file = self.project / ".env"
+        named = [name for name in dotenv_values(file) if name.startswith(_OWN) or name in _NOT_FROM_OUTSIDE]
+        if named:
+            raise NotConfigured(
+                f"{file} names {', '.join(named)}, and Dagster puts that file above all else, so releases would not go "
+                "to the workspace that is started here; rename it meanwhile, or take them out."
+            )
 
     def check(self) -> None:
         """Raise where a process has ended.

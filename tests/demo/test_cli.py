@@ -51,6 +51,15 @@ def test_a_taken_port_is_a_sentence(command: str, tmp_path: Path) -> None:
     assert "--ui-port" in ended.stderr
 
 
+def test_settings_that_would_send_releases_elsewhere_are_refused(tmp_path: Path) -> None:
+    project_copy(tmp_path)
+    (tmp_path / ".env").write_text("COLOUR=red\nexport DATABRICKS_HOST=https://production\nDATABRICKS_TOKEN=secret-1\n")
+    ended = run("dev", "--ui-port", str(free_port()), "--workspace-port", str(free_port()), cwd=tmp_path)
+    assert ended.returncode == 2
+    assert f"{tmp_path / '.env'} names DATABRICKS_HOST, DATABRICKS_TOKEN, and" in ended.stderr
+    assert "secret-1" not in ended.stderr + ended.stdout
+
+
 def test_start_without_a_running_dagster_is_a_sentence(tmp_path: Path) -> None:
     ended = run("start", "python_docs_agent", "--dagster", "http://127.0.0.1:9", cwd=tmp_path)
     assert ended.returncode == 1

@@ -114,7 +114,8 @@ def _live_version(project: Project) -> dict[str, object]:
             if "champion" in deployed["aliases"]:
                 return dict(deployed)
         time.sleep(1)
-    raise AssertionError(f"not promoted: {status}\n{(project.folder / 'dg.log').read_text()}")
+    logs = "\n".join(log.read_text() for log in project.folder.glob("*.log"))
+    raise AssertionError(f"not promoted: {status}\n{logs}")
 
 
 def test_the_wheel_alone_is_a_code_location(built: Built, make_environment: Callable[..., Environment]) -> None:
@@ -137,6 +138,7 @@ def test_the_demo_needs_nothing_but_the_wheel(built: Built, make_environment: Ca
     # As in a project of somebody's own.
     (folder / "workspace.yaml").write_text("load_from: [{python_module: {module_name: no_such_module}}]")
     (folder / "dagster.yaml").write_text("storage: {no_such: storage}")
+    (folder / ".env").write_text("DATABRICKS_HOST=http://127.0.0.1:9\nDATABRICKS_TOKEN=of-production\n")
     told = json.loads(environment.run("release-pipeline", "demo", "--json", *ports, cwd=folder, errors=False))
     assert [each["stage"] for each in told["releases"][1:]] == ["promoted", "rolled_back"]
     assert (told["wrong"], told["releases"][2]["bad_answers"] > 0, told["answers"] > 0) == ([], True, True)
@@ -147,8 +149,6 @@ def test_one_command_starts_the_workspace_and_the_project(project: Project) -> N
     ui, host = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     ports = ("--ui-port", ui.rpartition(":")[2], "--workspace-port", host.rpartition(":")[2])
     out = project.folder / "where.json"
-    # Releases go to the workspace that is started here, whatever the project's own settings name.
-    (project.folder / ".env").write_text("DATABRICKS_HOST=http://127.0.0.1:9\nDATABRICKS_TOKEN=of-production\n")
     with project.environment.running(
         *("release-pipeline", "dev", "--json", *ports),
         cwd=project.folder,
@@ -168,7 +168,6 @@ def test_one_command_starts_the_workspace_and_the_project(project: Project) -> N
         assert {each["outcome"] for each in doctor} <= {"passed", "warning"}, doctor
         project.run("release-pipeline", "start", "my_agent", "--dagster", ui)
         assert _live_version(project)["version"] == "1"
-    (project.folder / ".env").unlink()
 
 
 def test_a_mistake_is_shown_with_its_file_and_line(project: Project) -> None:
