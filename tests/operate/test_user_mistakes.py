@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 import release_pipeline
 from release_pipeline.cli import main
 from release_pipeline.operate.spec_files import MODULE
-from tests.conftest import RunningWorkspace
+from tests.conftest import RunningWorkspace, free_port
 
 MODEL = "python_docs_agent"
 YAML = str(Path(release_pipeline.__file__).parent / "defs" / MODEL / "defs.yaml")
@@ -68,11 +68,12 @@ WRONG = {
     "dev --data broken.yaml": "'broken.yaml' is a file",
     "dev": "has no workspace.yaml",
     "demo --workspace-port many": "'many' is not a valid integer",
-    "demo": "has no workspace.yaml",
+    "demo --settings gone.yaml": "'gone.yaml' does not exist",
+    "workspace --port 0": "0 is not in the range",
     "workspace --port 99999": "99999 is not in the range",
-    "workspace --lag -1 --port 0": "'inference_lag_seconds' must be a number of seconds",
-    "workspace --data broken.yaml --port 0": "broken.yaml cannot be used",
-    "workspace --token-file broken.yaml/token --port 0": "broken.yaml",
+    "workspace --lag -1": "'inference_lag_seconds' must be a number of seconds",
+    "workspace --data broken.yaml --port FREE": "broken.yaml cannot be used",
+    "workspace --token-file broken.yaml/token --port FREE": "broken.yaml",
 }
 
 
@@ -110,7 +111,7 @@ def one_sentence(ended: Result) -> bool:
 
 @pytest.mark.parametrize("words", WRONG)
 def test_a_wrong_word(words: str, nowhere: None) -> None:
-    ends(words, 2, WRONG[words])
+    ends(words.replace("FREE", str(free_port())), 2, WRONG[words])
 
 
 @pytest.mark.parametrize("words", ["status", "doctor", "pause --all --reason x", "unpause --all"])
