@@ -31,10 +31,10 @@ test-all: setup $(VENV)/spark/.installed $(VENV)/dspy/.installed $(VENV)/docs/.i
 	PYTHONPATH=$(CURDIR)/$(VENV)/dspy $(BIN)/pytest -m slow tests/dspy & dspy=$$!; \
 	    PYTHONPATH=$(VENV)/spark $(BIN)/pytest -m slow tests/spark; spark=$$?; wait $$dspy && exit $$spark
 
-# Every fault at every call of a release: about two hours.
+# Every fault at every call of a release, and what else takes long: about three hours.
 test-faults: setup
 	$(BIN)/pytest -n 4 -m "slow or exhaustive" tests/faults tests/histories \
-	    tests/local_workspace/test_forked_processes.py
+	    tests/local_workspace/test_forked_processes.py tests/example tests/package
 
 check: setup
 	$(BIN)/ruff format --check .

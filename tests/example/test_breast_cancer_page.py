@@ -7,7 +7,7 @@ import pytest
 from tests.docs.followed_page import PROJECT, follow, make_clone
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(2400)
 def test_the_page_can_be_followed(tmp_path: Path) -> None:
     page = (PROJECT / "examples" / "breast_cancer" / "README.md").read_text(encoding="utf-8")

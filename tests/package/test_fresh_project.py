@@ -14,7 +14,8 @@ import pytest
 from tests.conftest import free_port
 from tests.package.conftest import ROOT, SECONDS, Built, Environment, locked
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * SECONDS)]
+pytestmark = pytest.mark.timeout(3 * SECONDS)
+slow = pytest.mark.slow
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 COMPONENT = "release_pipeline.ReleasePipelineComponent"
@@ -66,6 +67,7 @@ def project(fresh: Project) -> Iterator[Project]:
             shutil.rmtree(folder)
 
 
+@slow
 def test_a_scaffolded_model_is_released_unedited(project: Project) -> None:
     assert f"version {VERSION}" in project.run("release-pipeline", "--version")
     assert COMPONENT in project.run("dg", "list", "components", "--json")
@@ -118,6 +120,7 @@ def _live_version(project: Project) -> dict[str, object]:
     raise AssertionError(f"not promoted: {status}\n{logs}")
 
 
+@slow
 def test_the_wheel_alone_is_a_code_location(built: Built, make_environment: Callable[..., Environment]) -> None:
     environment = make_environment(sys.executable, str(built.wheel))
     folder = environment.folder.parent
@@ -130,6 +133,7 @@ def test_the_wheel_alone_is_a_code_location(built: Built, make_environment: Call
     assert "tag_concurrency_limits" in printed
 
 
+@pytest.mark.exhaustive
 def test_the_demo_needs_nothing_but_the_wheel(built: Built, make_environment: Callable[..., Environment]) -> None:
     """Also with Dagster's storage in files, as everywhere but in production."""
     environment = make_environment(sys.executable, str(built.wheel))
@@ -144,6 +148,7 @@ def test_the_demo_needs_nothing_but_the_wheel(built: Built, make_environment: Ca
     assert (told["wrong"], told["releases"][2]["bad_answers"] > 0, told["answers"] > 0) == ([], True, True)
 
 
+@pytest.mark.exhaustive
 def test_one_command_starts_the_workspace_and_the_project(project: Project) -> None:
     project.scaffold("my_agent")
     ui, host = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
@@ -170,6 +175,7 @@ def test_one_command_starts_the_workspace_and_the_project(project: Project) -> N
         assert _live_version(project)["version"] == "1"
 
 
+@slow
 def test_a_mistake_is_shown_with_its_file_and_line(project: Project) -> None:
     file = project.scaffold("my_agent")
     right = file.read_text()
@@ -184,6 +190,7 @@ def test_a_mistake_is_shown_with_its_file_and_line(project: Project) -> None:
     assert f"{file}:{line}: release my_agent: field `ramp.steps` (value: [50, 25]): steps must rise" in printed
 
 
+@slow
 def test_what_cannot_be_scaffolded_leaves_nothing(project: Project) -> None:
     scaffold = ("dg", "scaffold", "defs", COMPONENT, "my-agent")
     assert "a release is written in YAML" in project.run(*scaffold, "--format", "python", fails=True)
