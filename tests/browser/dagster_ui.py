@@ -74,19 +74,6 @@ class DagsterUi:
         )
         self.browser.wait(lambda: self.browser.run(scrolled, words), f"something that says {words}")
 
-    def links_to(self, host: str) -> list[str]:
-        """Where the page leads to on another host."""
-        found = self.browser.run("return Array.from(document.querySelectorAll('a[href]'), each => each.href)")
-        return sorted({each for each in found if each.startswith(f"{host}/")})
-
-    def shows_picture(self, words: str) -> None:
-        """Wait for a picture beside these words that the browser could draw."""
-        drawn = (
-            "return Array.from(document.querySelectorAll('img')).some(each => each.naturalWidth > 0"
-            " && each.closest('div')?.innerText.includes(arguments[0]))"
-        )
-        self.browser.wait(lambda: self.browser.run(drawn, words), f"a picture beside {words}")
-
     def keep(self, name: str) -> None:
         """Look at the window until all has moved into its place, and keep a picture of it."""
         time.sleep(2)

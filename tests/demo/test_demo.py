@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import requests
 import yaml
 
 from release_pipeline.demo import summary
@@ -180,18 +179,6 @@ def test_runs_events_partitions_and_ticks_are_in_the_postgresql_server_and_in_no
     assert list((told.data / "dagster").rglob("*.db")) == []
 
 
-def every_link_answers(ui: DagsterUi, expected: dict[str, int]) -> None:
-    """Each asset shows so many links to pages of the workspace, at least, and there are such pages."""
-    host, token = os.environ["DATABRICKS_HOST"], os.environ["DATABRICKS_TOKEN"]
-    for asset, least in expected.items():
-        ui.open(f"/assets/{MODEL}/{asset}?view=events", "Metadata")
-        links = ui.links_to(host)
-        assert len(links) >= least, (asset, links)
-        for link in links:
-            page = requests.get(link, headers={"Authorization": f"Bearer {token}"}, timeout=30)
-            assert page.status_code == 200, link
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(2 * DEMO_SECONDS)
 def test_an_operator_starts_a_release_reads_a_hold_watches_a_step_and_rolls_back_in_the_ui(
@@ -214,7 +201,6 @@ def test_an_operator_starts_a_release_reads_a_hold_watches_a_step_and_rolls_back
     # The newest event is that of the third release, whose rollback left the second one live.
     ui.open(f"/assets/{MODEL}/promoted_alias?view=events", f"{worse} observed in run", "live_version", f"_{live} 100 %")
     ui.open(f"/assets/{MODEL}/promoted_alias?view=partitions&partition={better}", better, "Promote from step 2 of 2")
-    every_link_answers(ui, {"logged_model": 1, "registered_version": 1, "deployed_endpoint": 4, "promoted_alias": 2})
     ui.open(f"/assets/{MODEL}/deployed_endpoint?view=events", "power_sentence", "power_ramp")
     ui.keep("power-metadata")
     ui.open(f"/assets/{MODEL}/canary_traffic?view=checks&checkDetail=gate", "Failed", worse, "errors_bound")
@@ -227,7 +213,6 @@ def test_an_operator_starts_a_release_reads_a_hold_watches_a_step_and_rolls_back
     ui.scroll_to("traffic_percent")
     ui.keep("staircase")
     ui.open(f"/assets/{MODEL}/canary_traffic?view=partitions&partition={better}", better, "trend", "errors_good_e")
-    ui.shows_picture("evidence on errors")
     ui.keep("canary")
 
     release = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
